@@ -1,8 +1,8 @@
-"""Findings about a lake: each is a frame with a verdict, the effect with its error, and one sentence per row.
+"""Findings about a lake: each is a frame whose rows have a verdict, an effect with its error, and a sentence.
 
 Every finding is a function of a lake (`pipeline.lake.open_lake(uri)`) or of the frame that `load_layer_rows` returns,
-which several findings can share. `compute_findings` reads a lake a few models at a time. Tests, thresholds, error rates
-and limits of each: `pipeline/analysis/findings.md`.
+which several findings can share. `compute_findings` reads a lake a few models at a time. The page
+`pipeline/analysis/findings.md` states the test, the thresholds, the error rates and the limits of each finding.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -53,12 +53,16 @@ __all__ = [
 
 
 class FindingSpec(NamedTuple):
+    """Question of a finding, and the functions that compute it."""
+
     question: str
     answer: Callable[[LakeOrFrame], pl.DataFrame]
+    """Function that computes the frame of the finding."""
     compared_rows: Callable[[pl.DataFrame], pl.DataFrame] | None = None
-    """Function that selects the rows for a comparison of models; None if the finding compares no models."""
+    """For a finding that compares models: function that selects, from the rows of a few models, those that `answer`
+    needs. None if the finding treats each model on its own."""
     order: Callable[[pl.DataFrame], pl.DataFrame] = lambda found: found
-    """Function that sorts the rows of several models; by default they stay in order of model."""
+    """Function that sorts the rows of all models; the default leaves them in the order of the models."""
 
 
 FINDINGS: dict[str, FindingSpec] = {
@@ -134,23 +138,27 @@ FINDINGS: dict[str, FindingSpec] = {
 
 
 def compute_finding(name: str, lake: LakeOrFrame) -> pl.DataFrame:
-    """Compute one finding; UsageError if `name` is not in FINDINGS."""
+    """Compute one finding; raise UsageError if `name` is not in FINDINGS."""
     return compute_findings([name], lake)[name]
 
 
 def compute_all_findings(lake: LakeOrFrame) -> dict[str, pl.DataFrame]:
-    """Compute every finding, by name."""
+    """Compute every finding; return the frames by name of the finding."""
     return compute_findings(FINDINGS, lake)
 
 
 def compute_findings(
     names: Collection[str], lake: LakeOrFrame, models: str = "*", corpus: str = "*"
 ) -> dict[str, pl.DataFrame]:
-    """Compute findings, by name. The lake is read once, in batches of models that take a few hundred MB each.
+    """Compute the named findings; return the frames by name of the finding.
+
+    A lake is read once, in batches of models that take a few hundred MB each. The globs apply only to a lake, not to
+    a frame.
 
     Args:
-        models: glob on the models of a lake; comparisons of models cover only the matches.
-        corpus: glob on the corpora of a lake; random tokens stay available to findings that compare text with them.
+        models: glob that selects models of the lake; a finding that compares models compares only these.
+        corpus: glob that selects the corpora of the returned rows. Rows on random tokens are read in any case, for the
+            findings that compare text with them.
 
     Raises:
         UsageError: a name is not in FINDINGS, or no model or corpus of the lake matches.
@@ -171,13 +179,20 @@ def compute_findings(
 
 
 def compute_batch(names: Collection[str], frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Compute findings of a few models for `combine_batches`; a finding that compares models only selects its rows."""
+    """Compute the findings of one batch of models, for `combine_batches`.
+
+    Of a finding that compares models, only the rows that it needs are returned, since it is computed once, on the rows
+    of all batches.
+    """
     needed = {name: FINDINGS[name].compared_rows or FINDINGS[name].answer for name in names}
     return {name: copy_texts(compute(frame)) for name, compute in needed.items()}
 
 
 def combine_batches(batches: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
-    """Combine the results of `compute_batch` over ordered batches; the result equals the findings of all models."""
+    """Combine the results of `compute_batch` over batches in the order of the models.
+
+    The result equals the findings that are computed from the rows of all models together.
+    """
     parts: dict[str, list[pl.DataFrame]] = {}
     for batch in batches:
         for name, part in batch.items():

@@ -1,4 +1,4 @@
-"""Findings in one line per history and text: verdict, effect with its 95 % interval, one short sentence.
+"""Brief form of findings: one line per history and text, with verdict, effect, its 95 % interval and a short sentence.
 
 The full sentences, all layers and the rows without a verdict stay in the frames of `pipeline.analysis`.
 """
@@ -12,9 +12,9 @@ from pipeline.analysis.brief_rules import COUNTED, RULES, Row, count_rows, descr
 from pipeline.analysis.trust import SOUND, WORST_FIRST
 
 KEYS = ("model", "decoder", "other_model", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
-"""Columns that identify a line; a finding has some of them."""
+"""Columns whose values together identify a line. A finding has only some of these columns."""
 NO_VERDICTS = ("too_few", "no_errors", "no_ends", "no_loss", "no_match", "no_control", "no_change", "unknown")
-"""Verdicts that answer nothing, because points, errors or values are missing."""
+"""Verdicts that leave the question of a finding unanswered, because points, errors or values are missing."""
 HISTORY_PARTS = ("stage", "run")
 
 
@@ -22,19 +22,21 @@ class BriefLine(NamedTuple):
     """Answer of a finding about one history on one text."""
 
     history: str
-    """Model with its stage and run, `ENCODER, DECODER` for a pair; empty for a comparison of all models."""
+    """Names of the model, its stage and its run. A pair is `ENCODER, DECODER` or `MODEL, OTHER_MODEL`. Empty for a
+    comparison of all models."""
     kind: str
     text: str
-    """Corpus, and the recipe if the finding has several."""
+    """Name of the corpus, followed by that of the recipe if the finding has rows of several recipes."""
     layer: int | None
-    """Null: the whole model."""
+    """Index of the layer; None for a line about the whole model."""
     verdict: str
     effect: str
+    """Effect with its interval, as a text."""
     sentence: str
 
 
 class Brief(NamedTuple):
-    """Lines of a finding, and the number of histories without a line by reason."""
+    """Brief form of one finding."""
 
     measure: str
     """Meaning of the effect."""
@@ -42,15 +44,21 @@ class Brief(NamedTuple):
     """Published claim that the lines support or contradict; empty if there is none."""
     lines: list[BriefLine]
     left_out: dict[str, int]
+    """Number of histories that have no line, by the verdict that is the reason."""
     level: float = 0.95
     """Coverage of the intervals of the effects."""
 
 
 def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> Brief:
-    """Summarize a finding: histories without a verdict are counted and get no line, and so are sound ones in `trust`.
+    """Summarize the frame of a finding as lines, one per history and text.
+
+    A history whose verdicts are all in NO_VERDICTS gets no line and is counted in `left_out`. In the finding `trust`,
+    so is a history without a doubt.
 
     Args:
-        layers: add one line per layer, for findings with a column `layer`.
+        name: name of the finding.
+        found: frame of the finding.
+        layers: add one line per layer, if the finding has a column `layer`.
     """
     if "layer" in found.columns and not layers:
         found = found.filter(pl.col("layer").is_null())
@@ -70,7 +78,7 @@ def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> B
 
 
 def _group_rows(found: pl.DataFrame) -> Iterator[list[Row]]:
-    """Yield the rows of each history, text and, if the finding has layers, layer; sorted by these keys."""
+    """Yield the rows of each line as a list of dictionaries: those with equal values of KEYS, sorted by KEYS."""
     keys = [name for name in KEYS if name in found.columns]
     ordered = found.sort(keys, maintain_order=True, nulls_last=True) if keys else found
     for part in ordered.partition_by(keys, maintain_order=True):

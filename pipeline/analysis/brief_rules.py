@@ -1,4 +1,4 @@
-"""Brief form of each finding: one line per history and text, with verdict, effect and a short sentence."""
+"""Rules that turn the rows of each finding into its brief form: a verdict, an effect and a short sentence per line."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,16 +31,18 @@ from pipeline.analysis.similarities import MEASURES
 
 
 class BriefRule(NamedTuple):
-    """Brief form of the rows of one history on one text; each function describes one row."""
+    """Rule for the line of one history on one text. Each function takes one row and returns a text."""
 
     measure: str
     """Meaning of the effect."""
     effect: Words
+    """Function that formats the effect of a row."""
     sentence: Words
+    """Function that returns a short sentence on a row."""
     part: Words | None = None
-    """Name of a row among several of one history; None if there is only one."""
+    """Function that names a row, for findings with several rows per history; None if a history has only one row."""
     order: tuple[str, ...] = ()
-    """Names of the rows, the main one first."""
+    """Names that `part` returns, in the order in which the rows are shown; the main row comes first."""
     claim: str = ""
     """Published claim that the finding bears on; empty if there is none."""
     level: float = 0.95
@@ -48,9 +50,10 @@ class BriefRule(NamedTuple):
 
 
 def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
-    """Return verdict, effect and sentence. Verdicts that differ between rows are listed with the names of their rows.
+    """Return the verdict, the effect and the sentence of the line that these rows of one history share.
 
-    Effect and sentence are those of the first row with an effect, in the order of `rule.order`.
+    If the rows have different verdicts, all verdicts are listed, each after the name of its row. Effect and sentence
+    are those of the first row, in the order of `rule.order`, that has an effect.
     """
     part = rule.part
     if part is None:
@@ -65,13 +68,20 @@ def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def _claim(row: Row) -> str:
-    """Return the answer to the published claim; empty if the finding has no claim or leaves it undecided."""
+    """Return the row's answer to the published claim, to be appended to its sentence.
+
+    Empty if the finding has no claim or leaves it undecided.
+    """
     claim = row.get("claim")
     return f"; {claim} the claim" if claim in (SUPPORTS, CONTRADICTS) else ""
 
 
 def count_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
-    """Return the counts of the verdicts of many similar rows, and the effect and sentence of one of these rows."""
+    """Return the counts of the verdicts of many similar rows, and the effect and the sentence of one of these rows.
+
+    The row is the one with the smallest share of equal verdicts (`same_verdict`), or the first if the finding has no
+    such column.
+    """
     counts = Counter(row["verdict"] for row in rows)
     verdict = ", ".join(f"{verdict} {n} of {len(rows)}" for verdict, n in counts.most_common())
     least = min(rows, key=lambda row: row.get("same_verdict") or 0.0)
@@ -235,4 +245,4 @@ RULES: dict[str, BriefRule] = {
     ),
 }
 COUNTED = ("estimators", "agreement")
-"""Findings with many similar rows per history; the brief form counts their verdicts."""
+"""Findings with many similar rows per history. A line states how many rows have each verdict (`count_rows`)."""

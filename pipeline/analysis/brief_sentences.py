@@ -1,4 +1,7 @@
-"""Effect and short sentence of one row of each finding, for its brief form. Each function is named for the finding."""
+"""Functions that describe one row of a finding, for the brief form of findings.
+
+A function with the name of a finding returns a short sentence on a row of that finding.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +15,10 @@ UNKNOWN = "-"
 
 
 def interval(name: str, form: str) -> Words:
-    """Format a column with its 95 % interval: `0.412 (0.380 to 0.444)`."""
+    """Return a function that formats a column of a row with its interval, as in `0.412 (0.380 to 0.444)`.
+
+    The function returns `-` for a null value, and no interval if its limits are null.
+    """
 
     def show(row: Row) -> str:
         value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))

@@ -1,7 +1,8 @@
-"""Similarity of the checkpoints of one history, each pair on the tokens that are ordinary in both of its checkpoints.
+"""Similarity of the checkpoints of one history, from similarity records.
 
-Checkpoints with equal sinks are compared together, so that a history whose sinks do not move costs one product per
-block. A checkpoint that cannot be compared is left out and named; it does not affect the others.
+Each pair of checkpoints is compared on the tokens that are ordinary, which means no sinks, in both. Checkpoints with
+the same sinks are compared together: a history whose sinks do not change needs one product per block. A checkpoint that
+cannot be compared is left out and named, and does not affect the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,32 +17,33 @@ from pipeline.similarity.record import ComparedTokens
 
 NO_GEOMETRY, FEW_TOKENS = "no geometry", "too few ordinary tokens"
 MAX_NAMED = 3
-"""Most names of left-out checkpoints or runs in a sentence."""
+"""Number of left-out checkpoints or runs that a sentence names; it states only the number of further ones."""
 
 
 class Comparable(NamedTuple):
-    """Checkpoints that can be compared with the last one of them."""
+    """Division of a history into checkpoints that can be compared with the last usable one, and all others."""
 
     at: list[int]
-    """Indices among the given checkpoints."""
+    """Indices of the checkpoints that can be compared; the last one is the checkpoint they are compared with."""
     left_out: list[str]
-    """Names of the checkpoints that cannot be compared, each with the reason."""
+    """Revisions of all other checkpoints, each followed by the reason in parentheses."""
 
 
 class Course(NamedTuple):
-    """Similarity of one block to its final state at every checkpoint that has a value."""
+    """Similarity of one block at each checkpoint to the same block at the last checkpoint."""
 
     layer: int
     depth: float
     at: Int[np.ndarray, " checkpoints"]
-    """Indices of the checkpoints, up to the last one."""
+    """Indices of the checkpoints at which the similarity is known, ascending; the last checkpoint is one of them."""
     value: Float64[np.ndarray, " checkpoints"]
+    """Similarity at each of these checkpoints."""
     without: Float64[np.ndarray, "groups checkpoints"]
-    """Values that remain when one group of contexts is left out; no rows if there is only one group."""
+    """Row g has the similarities with group g of the contexts left out; no rows if there is only one group."""
 
 
 def select_comparable(cells: Sequence[CellRecords]) -> Comparable:
-    """Select the last checkpoint with geometry and ordinary tokens, and those that can be compared with it."""
+    """Select the last checkpoint with geometry and enough ordinary tokens, and all that can be compared with it."""
     reasons: dict[int, str] = {}
     last: CellRecords | None = None
     for i in reversed(range(len(cells))):
@@ -55,7 +57,7 @@ def select_comparable(cells: Sequence[CellRecords]) -> Comparable:
 
 
 def _find_obstacle(cell: CellRecords, last: CellRecords) -> str | None:
-    """Reason why a checkpoint cannot be compared with the last one; None if it can."""
+    """Return the reason why a checkpoint cannot be compared with `last`; None if it can be compared."""
     if not cell.blocks:
         return NO_GEOMETRY
     tokens = shared_tokens([cell, last])
@@ -64,14 +66,17 @@ def _find_obstacle(cell: CellRecords, last: CellRecords) -> str | None:
 
 
 def name_left_out(names: Sequence[str]) -> str:
-    """Sentence that names the left-out checkpoints or runs, after a leading space; empty without names."""
+    """Return a sentence that names the left-out checkpoints or runs, with a leading space; empty without names."""
     shown = ", ".join(names[:MAX_NAMED])
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f" Left out: {shown}{more}." if names else ""
 
 
 def measure_courses(cells: Sequence[CellRecords], measure: str) -> list[Course]:
-    """Similarity of each block to its state at the last checkpoint; blocks without a value there are left out."""
+    """Measure, for each block, the similarity of its state at each checkpoint to its state at the last one.
+
+    A block is left out if its similarity at the last checkpoint is not finite.
+    """
     tokens = [shared_tokens([cell, cells[-1]]) for cell in cells]
     found = (_measure_course(cells, tokens, layer, measure) for layer in cells[-1].blocks)
     return [course for course in found if len(course.at) and course.at[-1] == len(cells) - 1]
@@ -94,7 +99,7 @@ def _measure_course(cells: Sequence[CellRecords], tokens: Sequence[ComparedToken
 def compare_checkpoints(
     cells: Sequence[CellRecords], layer: int, measure: str = CKA
 ) -> Float64[np.ndarray, "checkpoints checkpoints"]:
-    """Similarity of all pairs of checkpoints in one layer; NaN for a pair that cannot be compared."""
+    """Return the similarity of every pair of checkpoints in one layer; NaN for a pair that cannot be compared."""
     values = np.full((len(cells), len(cells)), np.nan)
     groups = _group_equal_masks({i: cell.sinks for i, cell in enumerate(cells) if layer in cell.layers})
     for number, first in enumerate(groups):
@@ -110,7 +115,7 @@ def compare_checkpoints(
 
 
 def _group_equal_masks(masks: Mapping[int, np.ndarray]) -> list[list[int]]:
-    """Group the keys whose masks are equal; groups and keys keep their order."""
+    """Return lists of the keys whose masks are equal; lists and keys are in the order of first appearance."""
     groups: dict[bytes, list[int]] = {}
     for key, mask in masks.items():
         groups.setdefault(mask.tobytes(), []).append(key)

@@ -16,20 +16,25 @@ LIMIT_PATTERN = re.compile(r"(?P<column>\w+) (?P<sign>[<>]|!=) (?P<bound>-?\d+(?
 
 
 class Limit(NamedTuple):
-    """Condition on an effect: its 95 % interval lies above, below, or to one side of a bound."""
+    """Comparison of an effect with a bound, such as `height > 0.05`.
+
+    In the fields `supports` and `contradicts` of a claim, a limit holds if the whole interval of the effect lies on the
+    stated side of the bound. In the field `premise`, it holds if the value of the effect does (`holds`).
+    """
 
     column: str
-    """Column of the effect; `_low` and `_high` are its limits."""
+    """Column of the effect. The limits of its interval are in the columns with the endings `_low` and `_high`."""
     sign: str
-    """`>`, `<`, or `!=` for either side."""
+    """Side of the bound: `>` is above it, `<` is below it, and `!=` is either side."""
     bound: float | str
-    """A number, or the column that holds it."""
+    """The bound as a number, or the name of the column that holds it."""
 
     @classmethod
     def parse(cls, text: str) -> "Limit":
+        """Parse a limit such as `height > 0.05`; raise ValueError if the text has another form."""
         match = LIMIT_PATTERN.fullmatch(text)
         if match is None:
-            raise ValueError(f"{text!r} is not a limit such as 'height > 0.05'")
+            raise ValueError(f"{text!r} is not a limit; write a column, >, < or !=, and a bound: height > 0.05")
         bound = match["bound"]
         return cls(match["column"], match["sign"], bound if bound[0].isalpha() else float(bound))
 
@@ -38,14 +43,17 @@ class Limit(NamedTuple):
         return f"{self.column} {self.sign} {bound}"
 
     def holds(self, row: Mapping[str, Any]) -> bool:
-        """Return True if the value of the column is beyond the bound, whatever its error; False if either is null."""
+        """Return True if the value of the effect is on the stated side of the bound, whatever its error.
+
+        False if the value or the bound is null.
+        """
         value, bound = row[self.column], self.bound_of(row)
         if value is None or bound is None:
             return False
         return {">": value > bound, "<": value < bound}.get(self.sign, value != bound)
 
     def bound_of(self, row: Mapping[str, Any]) -> float | None:
-        """Return the bound for a row of the finding."""
+        """Return the bound as a number, read from the row if the bound is a column; None if it is null there."""
         return row[self.bound] if isinstance(self.bound, str) else self.bound
 
 
@@ -61,7 +69,7 @@ Limits = Annotated[tuple[Limit, ...], BeforeValidator(_parse_limits)]
 
 
 class PublishedClaim(StrictModel):
-    """A claim of a paper as a test of a finding; the fields are explained in `published_claims.yaml`."""
+    """A claim of a paper, and how a finding tests it; `published_claims.yaml` explains the fields."""
 
     name: str
     paper: str
@@ -88,7 +96,7 @@ class PublishedClaim(StrictModel):
 
     @property
     def short_reference(self) -> str:
-        """First author and year: `Razzhigaev 2024`."""
+        """First author and year, such as `Razzhigaev 2024`."""
         return re.sub(r"(\d{4})(\w*)$", r" \1\2", self.paper.capitalize())
 
     @property
@@ -98,12 +106,12 @@ class PublishedClaim(StrictModel):
 
     @property
     def effect_column(self) -> str:
-        """Column of the effect that is shown."""
+        """Column of the effect that is shown: `effect`, or else the column of the first limit of `supports`."""
         return self.effect or self.supports[0].column
 
     @property
     def rule(self) -> str:
-        """Test of the claim, in one line."""
+        """Description of the test of the claim, in one line."""
         premise = f"tested if `{self.premise}`; " if self.premise else ""
         if self.p:
             return f"{premise}`{self.column}` of the finding with its p (`{self.p}`)"
@@ -113,7 +121,7 @@ class PublishedClaim(StrictModel):
         return f"{premise}supports: {supports}{word}; contradicts: {contradicts}"
 
     def describe(self) -> dict[str, Any]:
-        """Entry for JSON, with limits as texts."""
+        """Return all fields but the name as a dictionary for JSON, in which each limit is a text."""
         texts: dict[str, Any] = {
             name: [str(limit) for limit in getattr(self, name)] for name in ("supports", "contradicts")
         }
@@ -123,7 +131,7 @@ class PublishedClaim(StrictModel):
 
 @cache
 def load_claims() -> dict[str, PublishedClaim]:
-    """Load the registry, by name of the claim."""
+    """Load the claims of the registry, by name."""
     content = yaml.safe_load(REGISTRY.read_text())
     papers = content["papers"]
     return {

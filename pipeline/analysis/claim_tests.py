@@ -1,4 +1,4 @@
-"""P of a limit on an effect from its interval, and Holm's correction over all claims and histories."""
+"""P-values of limits on effects, computed from intervals, and Holm's correction over all claims and histories."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,12 @@ LEVEL = 0.95
 
 
 def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) -> float | None:
-    """Two-sided p of a limit: 1 minus the coverage of the interval that touches the bound.
+    """Return the two-sided p of a limit: 1 minus the coverage at which the interval would touch the bound.
 
-    The half width towards the bound is scaled with coverage like that of Student's t with groups - 1 degrees of
-    freedom, so p is 5 % exactly if the 95 % interval touches the bound. None without an interval, with one group, or
-    if the interval has no width towards the bound, so that its error is unknown.
+    The half width on the side of the bound is assumed to grow with the coverage like that of Student's t with
+    groups - 1 degrees of freedom. Thus p is 5 % exactly if the interval of the row touches the bound, and 1 if the
+    value is not on the stated side of the bound. The result is None if the error is unknown: without an interval, with
+    fewer than two groups, or if the interval has no width on the side of the bound.
 
     Bias: conservative for simultaneous intervals: their errors are pooled over points, so their half width grows more
         slowly beyond 95 % than Student's t with groups - 1 degrees of freedom. Approximate for unpaired differences
@@ -38,7 +39,7 @@ def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) ->
 
 
 def name_without_width(row: Mapping[str, Any], limits: Sequence[Limit]) -> str | None:
-    """Return the first column of these limits whose interval has no width on one side; None if there is none."""
+    """Return the first column of these limits whose value equals a limit of its interval; None if there is none."""
     for name in dict.fromkeys(limit.column for limit in limits):
         ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
         if None not in ends and ends[0] in ends[1:]:
@@ -47,7 +48,10 @@ def name_without_width(row: Mapping[str, Any], limits: Sequence[Limit]) -> str |
 
 
 def combine_limits(row: Mapping[str, Any], limits: Sequence[Limit], groups: int | None) -> float | None:
-    """P of several limits that must all hold: the largest (intersection-union test, Berger 1982); None if unknown."""
+    """Return the p of several limits that must all hold: the largest of their p; None if one of them is unknown.
+
+    Source: intersection-union test (Berger 1982).
+    """
     each = [invert_interval(row, limit, groups) for limit in limits]
     known = [p for p in each if p is not None]
     return max(known) if known and len(known) == len(each) else None
@@ -56,7 +60,10 @@ def combine_limits(row: Mapping[str, Any], limits: Sequence[Limit], groups: int 
 def combine_any(
     row: Mapping[str, Any], limits: Sequence[Limit], groups: int | None
 ) -> tuple[float | None, Limit | None]:
-    """P that one of several limits holds (smallest p times number of limits, Bonferroni), and the limit with this p."""
+    """Return the p of several limits of which one is enough, and the limit with the smallest p.
+
+    This p is the smallest p times the number of limits (Bonferroni), at most 1. Both are None if no p is known.
+    """
     each = [(invert_interval(row, limit, groups), limit) for limit in limits]
     known = [(p, limit) for p, limit in each if p is not None]
     p, limit = min(known, key=lambda pair: pair[0], default=(None, None))
@@ -64,9 +71,10 @@ def combine_any(
 
 
 def correct_holm(p: Sequence[float]) -> list[float]:
-    """Adjust p for the number of tests: at most 5 % of families have any wrong rejection (Holm 1979).
+    """Return the p-values adjusted for the number of tests by the method of Holm (1979).
 
-    Valid under any dependence of the tests, such as that of claims about one history.
+    If all tests with an adjusted p under 5 % are rejected, at most 5 % of such sets of tests have any wrong rejection.
+    This is valid under any dependence of the tests, such as that of claims about one history.
     """
     values = np.asarray(p, float)
     order = np.argsort(values, kind="stable")

@@ -1,4 +1,4 @@
-"""Answers of a finding to a published claim, and the phrases that findings share."""
+"""Answers of findings to published claims, and phrases for the sentences of findings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +8,21 @@ import polars as pl
 from pipeline.analysis.curves import NO_ERRORS
 
 SUPPORTS, CONTRADICTS, UNDECIDED = "supports", "contradicts", "undecided"
-"""Answers at 95 %: the claimed effect is significant, its absence or reversal is significant, or neither is."""
+"""Answers to a claim: its effect is significant (95 %), the absence or reversal of the effect is, or neither is."""
 
 
 def decide(supports: pl.Expr, contradicts: pl.Expr) -> pl.Expr:
-    """Return the answer; a condition that is null does not hold."""
+    """Return the expression of the answer to a claim from two conditions; a condition that is null counts as false."""
     cases = pl.when(supports.fill_null(False)).then(pl.lit(SUPPORTS))
     return cases.when(contradicts.fill_null(False)).then(pl.lit(CONTRADICTS)).otherwise(pl.lit(UNDECIDED))
 
 
 def name_side(low: pl.Expr, high: pl.Expr, bound: float, above: str, below: str) -> pl.Expr:
-    """Return the verdict of an interval: `above` or `below` the bound, undecided, or no_errors without an interval."""
+    """Return the expression of a verdict from the limits of an interval and a bound.
+
+    The verdict is the word `above` if the interval lies above the bound, the word `below` if it lies below it, and
+    `undecided` if it contains it. It is `no_errors` where the limits are null.
+    """
     cases = pl.when(low.is_null()).then(pl.lit(NO_ERRORS)).when(low > bound).then(pl.lit(above))
     return cases.when(high < bound).then(pl.lit(below)).otherwise(pl.lit(UNDECIDED))
 
@@ -30,7 +34,14 @@ def describe_claim(answer: str, claim: str) -> str:
 
 
 def describe_moves(row: Mapping[str, Any], place: str, form: str, change: str = ".0%") -> str:
-    """List the main moves: `rises from step 0 to 64 by 120% (95 % 100% to 140%), then ...`."""
+    """Describe the main moves of a curve: `rises from step 0 to 64 by 120% (95 % 100% to 140%), then ...`.
+
+    Args:
+        row: row of a finding with the column `main`.
+        place: word for the axis of the curve, `step` or `depth`.
+        form: format of the points on this axis.
+        change: format of the sizes of the moves.
+    """
     parts = []
     for move in row["main"]:
         verb = "rises" if move["direction"] == "rise" else "falls"
@@ -40,7 +51,7 @@ def describe_moves(row: Mapping[str, Any], place: str, form: str, change: str = 
 
 
 def describe_left_out(places: Sequence[float], place: str, form: str) -> str:
-    """Name the points of a curve that have no value or no error; empty if there are none."""
+    """Return a sentence that names the points of a curve without a value or an error; empty if there are none."""
     if not places:
         return ""
     shown = ", ".join(f"{each:{form}}" for each in places[:5]) + (" ..." if len(places) > 5 else "")
@@ -48,6 +59,6 @@ def describe_left_out(places: Sequence[float], place: str, form: str) -> str:
 
 
 def describe_pairing(row: Mapping[str, Any]) -> str:
-    """State that errors are unpaired; empty for paired errors and for rows without errors."""
+    """Return a sentence which states that errors are unpaired; empty if they are paired or if there are none."""
     unpaired = row["status"] == "judged" and not row["paired"]
     return " Errors are unpaired: the rows have no values per group or do not share contexts." if unpaired else ""

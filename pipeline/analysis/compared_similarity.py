@@ -1,4 +1,4 @@
-"""Similarity of corresponding layers in a comparison, from similarity records of equal tokens."""
+"""Similarity of corresponding layers of the two sides of a comparison, from similarity records of the same tokens."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,15 +21,17 @@ NO_RECORDS = "no similarity: the lake has no similarity records of {}; add `simi
 def compare_records(
     labels: Sequence[str], parts: Sequence[pl.DataFrame], by_step: bool
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Compare the similarity records of two sides, and list what could not be compared.
+    """Compare the similarity records of two sides; return the similarities, and notes on what was not compared.
 
-    Columns: `corpus`, `recipe`, `kind` and `step` (null unless `by_step`), then those of `similarity_of_records`. The
-    information imbalance, which needs all ranks, is that of the last common step only. Cells with records of several
-    sizes are compared by the largest number of tokens that most of them have.
+    The frame has the columns `corpus`, `recipe`, `kind` and `step` (null unless `by_step`), followed by those of
+    `similarity_of_records`. If histories are compared, the information imbalance is computed at the last common step
+    only, since the ranks that it needs take much memory. If cells have records of several sizes, those with the number
+    of tokens that most cells have are compared.
 
     Args:
-        labels: names of the sides, for the notes.
-        parts: rows of the sides, one cell per corpus, recipe and kind, and per step if `by_step`.
+        labels: names of the two sides, for the notes.
+        parts: rows of the two sides, with one cell per corpus, recipe and kind, and per step if `by_step`.
+        by_step: true if the sides are histories, which are compared at each step that both have.
     """
     recorded = [select_recorded(part) for part in parts]
     lacking = [label for label, part in zip(labels, recorded, strict=True) if part.is_empty()]
@@ -66,7 +68,11 @@ def _add(notes: dict[str, list[int | None]], row: dict[str, Any], texts: list[st
 
 
 def _list_notes(notes: dict[str, list[int | None]]) -> list[str]:
-    """Append its step, or its number of steps, to each note; a note about two checkpoints has no step. Cut the list."""
+    """Return at most MAX_NOTES notes, followed by the number of further ones.
+
+    Each note ends with its step, or with the number of its steps if there are several. A note on a comparison of two
+    checkpoints has no step.
+    """
     texts = []
     for text, steps in notes.items():
         at = f" (step {steps[0]:,})" if len(steps) == 1 and steps[0] is not None else f" ({len(steps)} steps)"
@@ -76,7 +82,7 @@ def _list_notes(notes: dict[str, list[int | None]]) -> list[str]:
 
 
 def _load(pairs: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecords]:
-    """Records of both cells of each pair by cell id, of one size where the cells share one."""
+    """Load the records of both cells of each pair, by cell id; all of one size if all cells have records of it."""
     names = ("cell_id", "records", "lake")
     sides = [pairs.select(**{name: pl.col(f"{name}{end}") for name in names}) for end in ("", "_b")]
     return load_records(pl.concat(sides), ranks)

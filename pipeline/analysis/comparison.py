@@ -1,7 +1,8 @@
 """Differences between two checkpoints, two histories or two corpora, layer by layer and for every headline metric.
 
-Only rows of one recipe and, unless corpora are compared, of one corpus are compared. Layers are matched by depth. A
-difference is second minus first; its interval is paired where both rows read the same tokens.
+A row is compared only with a row of the same recipe and, unless corpora are compared, of the same corpus. Layers are
+matched by depth. A difference is the value of the second side minus that of the first; its interval is paired where
+both rows read the same tokens.
 """
 
 from collections.abc import Sequence
@@ -34,30 +35,36 @@ ROW_TYPES: dict[str, Any] = {
 
 
 class Comparison(NamedTuple):
-    """Differences of the second side minus the first."""
+    """Result of a comparison; every difference is the value of the second side minus that of the first."""
 
     of: str
-    """Kind of both sides: checkpoints, histories or corpora."""
+    """What is compared: `checkpoints`, `histories` or `corpora`."""
     first: Side
     second: Side
     rows: pl.DataFrame
-    """One row per metric, corpus, recipe, step and layer, with the columns of ROW_TYPES; `layer` is null for the mean
-    over the blocks, and for the loss. `step` is null for two checkpoints, which may have different steps."""
+    """One row per metric, corpus, recipe, step and layer, with the columns of ROW_TYPES. `layer` is null for the mean
+    over the blocks and for the loss. `step` is null unless histories are compared, since two checkpoints may have
+    different steps."""
     notes: tuple[str, ...]
     """Notes on unpaired differences, unmatched layers and missing similarities."""
     similarity: pl.DataFrame
-    """Similarity of corresponding layers, as `compare_records` gives it; empty without records of equal tokens."""
+    """Similarity of corresponding layers, in the frame of `compare_records`; empty without records of the same
+    tokens."""
 
 
 def compare(reader: LakeReader, first: str, second: str | None = None, corpora: Sequence[str] = ()) -> Comparison:
     """Compare two labels (see `pipeline.analysis.sides`), or one label on two corpora.
 
     Whole histories are compared if neither label has a revision and both have several steps. Otherwise a label without
-    a revision stands for its newest checkpoint. `corpora` are names or globs.
+    a revision stands for its newest checkpoint.
+
+    Args:
+        corpora: names or globs of the corpora to which the comparison is restricted; empty for all. If two are given
+            with one label, the two corpora are compared.
 
     Raises:
-        UsageError: a name is not in the lake or ambiguous, or the sides are not comparable; it names the first
-            difference.
+        UsageError: a name is not in the lake or ambiguous, or the sides are not comparable. The message names the first
+            field in which they differ.
     """
     rows = ModelRows(reader)
     matched = match_corpora(rows, corpora)
@@ -119,34 +126,35 @@ def _refuse_equal_sides(first: str, second: str) -> NoReturn:
 
 
 def _corpora_of(matched: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
-    """Corpora of the first and of the second side; an empty sequence stands for all corpora."""
+    """Return the corpora of the first and of the second side; an empty sequence stands for all corpora."""
     return matched if len(matched) == 2 else [*matched, *matched] or [(), ()]
 
 
 def _select_rows(frame: pl.DataFrame, side: Side, corpora: Sequence[str], whole: bool) -> tuple[Side, pl.DataFrame]:
-    """Select the rows of a side on these corpora, or on all."""
+    """Return a side with the run that it stands for, and its rows on these corpora; on all if `corpora` is empty."""
     if not corpora:
         return select_side(frame, side, whole)
     asked = pl.col("model") == side.model
     rows = frame.filter(asked if side.revision is None else asked & (pl.col("revision") == side.revision))
     on_corpora = frame.filter(pl.col("corpus").is_in(list(corpora)))
     if not rows.is_empty() and rows.join(on_corpora, on="cell_id", how="semi").is_empty():
-        do = "Name one of these corpora, or measure it on this one"
+        do = "Write one of these corpora after --corpus, or first measure this side on the corpus that you named"
         raise UsageError(f"{side}", f"it was measured on {', '.join(rows['corpus'].unique().sort())}", do)
     return select_side(on_corpora, side, whole)
 
 
 def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Select the rows of both sides with equal kind, recipe, algorithm and, unless `of` is CORPORA, corpus.
+    """Restrict each side to the rows whose kind, recipe and algorithm also occur on the other side; return both frames.
 
-    Two histories are also restricted to their common steps.
+    The same holds for the corpus, unless corpora are compared, and for the step, if histories are compared.
 
     Raises:
-        UsageError: the sides have no value of one of these in common; the message names the first such one.
+        UsageError: the sides have no kind, recipe, algorithm, corpus or step in common. The message names the first
+            column without a common value.
     """
     first, second = (part.with_columns(stack="kind") for part in parts)
     if not {*first["kind"]} & {*second["kind"]} and first["kind"].n_unique() == second["kind"].n_unique() == 1:
-        both = pl.lit(f"{first['kind'][0]}, {second['kind'][0]}")  # an encoder against a decoder: one stack each
+        both = pl.lit(f"{first['kind'][0]}, {second['kind'][0]}")  # an encoder and a decoder have one stack each
         first, second = (part.with_columns(kind=both) for part in (first, second))
     names = ("kind", "recipe", "recipe_fingerprint", "algorithm", *(() if of == CORPORA else ("corpus",)))
     names += ("step",) if of == HISTORIES else ()
@@ -162,7 +170,7 @@ def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataF
 _WORDS = {
     "kind": "the kinds of layer stack differ",
     "recipe": "the recipes differ",
-    "recipe_fingerprint": "the recipes have one name and different fields",
+    "recipe_fingerprint": "the recipes have the same name and different fields",
     "algorithm": "the versions of the algorithms differ",
     "corpus": "the corpora differ",
     "step": "the histories have no step in common",
@@ -179,7 +187,10 @@ _HINTS = {
 
 
 def _subtract(of: str, metric: str, first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
-    """Differences of one metric, per layer and for the mean over the blocks."""
+    """Return the differences of one metric for each layer that both sides have, and for the mean over their blocks.
+
+    The loss has one difference per checkpoint.
+    """
     on = ["kind", "recipe", *(() if of == CORPORA else ("corpus",)), *(("step",) if of == HISTORIES else ())]
     points = [add_errors(part, metric).filter(pl.col("value").is_not_null()) for part in (first, second)]
     if metric == "loss":
@@ -197,12 +208,12 @@ def _subtract(of: str, metric: str, first: pl.DataFrame, second: pl.DataFrame) -
 
 
 def _join(points: Sequence[pl.DataFrame], on: list[str]) -> pl.DataFrame:
-    """Join the two sides; the columns of the second end in `_b`."""
+    """Join the points of the two sides; the columns of the second side get the ending `_b`."""
     return points[0].join(points[1], on=on, suffix="_b", nulls_equal=True, maintain_order="left")
 
 
 def _finish(of: str, metric: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """Add the differences with their intervals."""
+    """Return one row of ROW_TYPES per pair of points, with the difference and its interval."""
     used = ("value", "se", "df", "deviations", "contexts_digest")
     found: list[dict[str, Any]] = []
     for row in rows.iter_rows(named=True):

@@ -21,7 +21,7 @@ from pipeline.analysis.group_errors import Estimate, add_errors, average_points,
 LARGE_NORM = 10.0
 """Ratio of the largest norm of a token to the median norm, above which a block has a large sink."""
 SMALLEST_DROP = 0.1
-"""Smallest share by which RankMe is lower in a compression valley."""
+"""Share by which RankMe has to be lower in the blocks with a large sink for a compression valley."""
 VALLEY, NO_VALLEY = "valley", "no_valley"
 NO_LARGE, ALL_LARGE = "no_large_norm", "all_large_norm"
 CLAIM = "the effective rank has a valley where the norm of the sinks is large"
@@ -34,14 +34,28 @@ _TYPES |= {"paired": pl.Boolean()}
 def compute_valley(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare RankMe of the blocks with a large sink with that of the other blocks, at the newest checkpoint.
 
-    Columns: keys, `revision`, `step`, `verdict` (valley = RankMe is lower by more than 10 % at 95 %, no_valley = the
-    drop is under 10 % at 95 %, undecided, no_large_norm = no block has a large sink, a token of over 10 times the
-    median norm, all_large_norm = every block has one, no_errors), `claim` (valley: supports, contradicts, undecided),
-    `drop` (share by which the geometric mean of RankMe over the blocks with a large sink is below that over the others)
-    with its 95 % interval, and `drop_no_sink` for RankMe without sink tokens; `large` and `others` (numbers of blocks),
-    `paired`, `rows`, `because`.
-    Blocks are chosen by norms and compared by rank, so no selection enters the interval. RankMe is the exponential of
-    the entropy of the singular values of the uncentred states; the paper uses the squared singular values.
+    A block has a large sink if the norm of one of its tokens is over 10 times the median norm. RankMe is the
+    exponential of the entropy of the singular values of the uncentred states; the paper uses the squared singular
+    values. Blocks are chosen by their norms and compared by their RankMe, so the choice does not bias the interval.
+
+    Columns, one row per history:
+
+    - the keys of a history, `revision`, `step`
+    - `verdict`:
+        - `valley`: RankMe is lower in the blocks with a large sink, by more than 10 % (95 %).
+        - `no_valley`: RankMe is higher there, or lower by less than 10 % (95 %).
+        - `undecided`: the interval of the drop contains 10 %.
+        - `no_large_norm`: no block has a large sink.
+        - `all_large_norm`: every block has a large sink.
+        - `no_errors`: the drop has no interval.
+    - `claim` (there is a valley): `supports` for a valley, `contradicts` for no_valley, else `undecided`
+    - `drop`, `drop_low`, `drop_high`: share by which the geometric mean of RankMe over the blocks with a large sink is
+      below that over the other blocks, with its 95 % interval
+    - `drop_no_sink` with its interval: the same for RankMe without sink tokens
+    - `paired`: true if the interval of `drop` is paired
+    - `large`, `others`: numbers of blocks with and without a large sink
+    - `rows`: number of blocks
+    - `because`: the result in one or two sentences
     """
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
     blocks = select_block_rows(select_newest_rows(load_layer_rows(lake)))

@@ -1,8 +1,8 @@
-"""Changes of dimension under two controls: one point per token type, and Gaussian points of equal covariance.
+"""Changes of dimension under two controls: one point per token type, and Gaussian points of the same covariance.
 
 Occurrences of the same token form clusters, and dimension changes where these clusters form or dissolve. A Gaussian
-surrogate shows the dimension that the covariance alone gives. A change is the largest main move of log dimension; its
-control is the difference of the control's log dimension between the same two checkpoints or blocks.
+surrogate shows the dimension that the covariance alone gives. The change of a history is the largest main move of log
+dimension. It is compared with the difference of the control's log dimension between the same two checkpoints or blocks.
 """
 
 from typing import Any, NamedTuple
@@ -29,22 +29,39 @@ from pipeline.analysis.group_errors import ERROR_COLUMNS, paired_half_width
 REFERENCE = "id_mle"
 CONTROLS = {"types": "id_mle_types", "gaussian": "id_mle_gaussian"}
 KEPT_SHARE = 0.5
-"""Share of a change above which it is `kept` under a control, and below which it is `lost`."""
+"""A change is `kept` if more than this share of it is left under a control, and `lost` if less than this share is."""
 KEPT, LOST, UNDECIDED, NO_CHANGE, NO_CONTROL = "kept", "lost", "undecided", "no_change", "no_control"
 
 
 def compute_controls(lake: LakeOrFrame) -> pl.DataFrame:
     """Compute the share of the largest change of dimension that is left under each control.
 
-    Columns: keys, `over` (training = the mean over the blocks, depth = the blocks of the newest checkpoint), `control`
-    (types = at most one point per token type, gaussian = Gaussian points of the ordinary tokens' covariance), `verdict`
-    (kept = more than half of the change is left at 95 %, lost = less than half, undecided; no_change = no significant
-    change, no_control = the rows lack the control or its errors), `claim` (clusters of equal tokens, or the covariance
-    alone, do not explain the change: supports, contradicts, undecided), `first` and `last` (step or depth of the
-    change), `change` and `controlled` (factors - 1), `left` (share of the log change) with its 95 % interval, `paired`,
-    `rows`, `because`.
-    Bias: the change is the largest of the curve without the control, which favours `lost` where it is barely
-        significant.
+    Columns, one row per history, curve and control:
+
+    - the keys of a history
+    - `over`, the curve: `training` is the mean of dimension over the blocks at each step; `depth` is dimension of each
+      block at the newest checkpoint
+    - `control`: `types` has at most one point per token type; `gaussian` has Gaussian points with the covariance of the
+      ordinary tokens
+    - `verdict`:
+        - `kept`: more than half of the change is left (95 %).
+        - `lost`: less than half of the change is left (95 %).
+        - `undecided`: the interval of the share contains a half.
+        - `no_change`: the curve has no significant change.
+        - `no_control`: the control or its errors were not measured.
+    - `claim`: for `types`, that clusters of equal tokens do not explain the change (`supports` if it is kept); for
+      `gaussian`, that the covariance alone does not explain it (`supports` if it is lost); `contradicts` in the reverse
+      case, else `undecided`
+    - `first`, `last`: steps or depths between which the change takes place
+    - `change`, `controlled`: change of dimension without and with the control, as a ratio of dimensions minus 1
+    - `left`, `left_low`, `left_high`: change of log dimension with the control, as a share of that without it, with its
+      95 % interval
+    - `paired`: true if the interval is paired
+    - `rows`: number of points of the curve
+    - `because`: the result in one or two sentences
+
+    Bias: the change is selected as the largest of the curve without the control, so it is likely overestimated. This
+        favours `lost` where the change is barely significant.
     """
     frame = load_layer_rows(lake)
     names = (REFERENCE, *CONTROLS.values())
@@ -63,7 +80,7 @@ _TYPES |= {name: pl.Float64() for name in _NUMBERS} | {"paired": pl.Boolean(), "
 
 
 def _compare(points: pl.DataFrame, over: str) -> pl.DataFrame:
-    """Compare the largest change of each history with its controls."""
+    """Return one row per history and control, with the largest change of the history and what the control shows."""
     keep = [*HISTORY_COLUMNS, "estimator", "at", "contexts_digest", *ERROR_COLUMNS]
     points = points.select(keep).with_columns(pl.col("at").cast(pl.Float64)).filter(pl.col("value").is_not_null())
     curves = tabulate_curves(points.filter(estimator=REFERENCE), HISTORY_COLUMNS, "at")
@@ -80,7 +97,7 @@ def _compare(points: pl.DataFrame, over: str) -> pl.DataFrame:
 
 
 _KEYS = len(HISTORY_COLUMNS) + 2
-"""History, estimator and position, which identify a point."""
+"""Number of columns that identify a point: the keys of a history, the estimator, and the step or depth."""
 
 
 class _Point(NamedTuple):
@@ -92,7 +109,7 @@ class _Point(NamedTuple):
 
 
 def _control(known: dict[Any, _Point], keys: tuple[Any, ...], move: dict[str, Any], control: str) -> dict[str, Any]:
-    """The change of a move, the same difference under the control, and the share that is left."""
+    """Return the columns of the change between the ends of a move: without the control, with it, and the share left."""
     ends = [move["first"], move["last"]]
     plain, controlled = ([known.get((*keys, name, at)) for at in ends] for name in (REFERENCE, control))
     row: dict[str, Any] = {"first": ends[0], "last": ends[1], "change": float(np.expm1(move["size"]))}
@@ -110,7 +127,10 @@ def _control(known: dict[Any, _Point], keys: tuple[Any, ...], move: dict[str, An
 
 
 def _half_width(points: list[_Point], left: float) -> tuple[float | None, bool]:
-    """Return the half width of the interval of (control - left x plain), to first order, and True if it is paired."""
+    """Return the half width of the interval of (change with control - left * change), and True if it is paired.
+
+    It is exact to first order in the errors; None if an error is unknown.
+    """
     weights = np.array([left, -left, -1, 1])
     lists = [point.deviations for point in points]
     digests, lengths = {point.contexts for point in points}, {len(each or ()) for each in lists}
@@ -130,7 +150,7 @@ def _verdict() -> pl.Expr:
 
 
 def _claim() -> pl.Expr:
-    """Decide the claims: a kept change supports the claim of `types`, a lost change that of `gaussian`."""
+    """Return the answer to the claim: `types` is supported by a kept change, `gaussian` by a lost one."""
     kept, lost, types = pl.col("verdict") == KEPT, pl.col("verdict") == LOST, pl.col("control") == "types"
     return pl.when(types).then(decide(kept, lost)).otherwise(decide(lost, kept))
 

@@ -1,8 +1,9 @@
-"""Convergence of the profile of anisotropy over depth: within a run, and between the models of a lake.
+"""Convergence of the profile of anisotropy over depth in the training of one model.
 
-Movement is measured between anchors, the checkpoints nearest to the end, a half, a quarter ... of the training, so
-that a full and a thinned grid of checkpoints measure the same quantities. A distance is the root mean square over
-blocks of the difference of two profiles; its interval assumes the worst case, fully correlated errors of the blocks.
+Movement is measured between anchors. These are the checkpoints nearest to the end, a half, a quarter ... of the
+training, so that a full and a thinned grid of checkpoints measure the same quantities. The distance of two profiles is
+the root mean square of their difference over the blocks. Its interval assumes the worst case, in which the errors of
+all blocks are fully correlated.
 """
 
 from typing import Any, NamedTuple
@@ -24,12 +25,13 @@ from pipeline.analysis.group_errors import Estimate, add_errors
 from pipeline.analysis.simultaneous_test import Floats
 
 MIN_ANCHORS = 3
-"""Anchors needed for a verdict: the end, half of the training, and one earlier."""
+"""Number of anchors that a verdict needs: the end, half of the training, and an earlier one."""
 MAX_DOUBLINGS = 20
 ANCHOR_DOUBLINGS = 0.5
 """Largest distance of a checkpoint from its anchor, in doublings of training."""
 SETTLED_SHARE = 0.1
-"""Largest share of the whole distance that a settled profile moves in the second half of the training."""
+"""A settled profile moves in the last doubling of training by less than this share of the largest distance of an
+earlier profile to the last one."""
 STILL, SETTLED, SLOWING, MOVING = "still", "settled", "converging", "moving"
 CLAIM = "the profile of anisotropy settles in training"
 
@@ -38,27 +40,43 @@ class Profile(NamedTuple):
     """Anisotropy of the blocks of one checkpoint."""
 
     at: float
-    """Position in training, in tokens or steps."""
+    """Time in training, in tokens or steps."""
     depth: Floats
     value: Floats
     se: Floats
     deviations: Floats | None
-    """[blocks, groups]; None without values per group."""
+    """Deviations of the groups (`group_errors`), [blocks, groups]; None without values per group."""
     contexts: str | None
+    """Digest of the contexts that were read."""
     df: int
+    """Degrees of freedom of the errors; 0 without errors."""
 
 
 def compute_convergence(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare the movement of a history's profile in the last doubling of training with that in earlier ones.
+    """Compare how far a history's profile moves in the last doubling of training with how far it moved in earlier ones.
 
-    Columns: keys, `verdict` (still = no anchor differs from the end; converging = the profile moves significantly less
-    in the last doubling than in the fastest; settled = it also moves by under a tenth of the largest distance to the
-    end, at 95 %; moving = it moves in the last doubling, and not significantly less than in the fastest; undecided;
-    too_few = under 3 anchors, no_errors), `claim` (the profile settles: supports = settled, contradicts = moving,
-    undecided), `distance` (largest distance of an anchor to the last
-    checkpoint), `late` and `fastest` (speed per e-fold of training in the last and in the fastest doubling), each with
-    its 95 % interval; `fastest_at` (start of that doubling), `clock` (tokens or steps), `checkpoints`, `anchors`,
-    `paired`, `left_out` steps (a block has no value), `rows`, `because`.
+    Columns, one row per history:
+
+    - the keys of a history
+    - `verdict`:
+        - `still`: no anchor has a profile that differs significantly from the last one.
+        - `converging`: the profile is significantly slower in the last doubling than in the fastest earlier one.
+        - `settled`: in addition, it moves in the last doubling by under a tenth of `distance` (95 %).
+        - `moving`: it moves significantly in the last doubling, and is not significantly slower than in the fastest.
+        - `undecided`: the speed in the last doubling is within error.
+        - `too_few`: there are fewer than 3 anchors.
+        - `no_errors`: the rows have no standard errors.
+    - `claim` (the profile settles): `supports` for settled, `contradicts` for moving, else `undecided`
+    - `distance`: largest distance of an anchor's profile to the last profile
+    - `late`, `fastest`: speed in the last doubling and in the fastest earlier one, as distance per e-fold of training
+    - `distance`, `late` and `fastest` have 95 % intervals in the columns with the endings `_low` and `_high`
+    - `fastest_at`: time at which the fastest doubling starts
+    - `clock`: unit of time, `tokens` or `steps`
+    - `checkpoints`, `anchors`: number of checkpoints with a value in every block, and of anchors among them
+    - `paired`: true if the intervals of the distances to the end are paired
+    - `left_out`: steps at which a block has no value
+    - `rows`: number of rows of blocks
+    - `because`: the result in one or two sentences
     """
     frame = add_errors(load_trained_blocks(lake), "anisotropy")
     frame = frame.filter(pl.col("value").is_not_null().any().over(*HISTORY_COLUMNS, "layer"))
@@ -75,12 +93,12 @@ _TYPES |= {"paired": pl.Boolean(), "left_out": pl.List(pl.Int64()), "rows": pl.I
 
 
 def choose_clock(part: pl.DataFrame) -> str:
-    """Return the column that measures training: tokens where every row states them, else steps."""
+    """Return the column of time in training: `tokens_seen` if every row has a value there, else `step`."""
     return "step" if part["tokens_seen"].null_count() else "tokens_seen"
 
 
 def read_profiles(part: pl.DataFrame, clock: str) -> tuple[list[Profile], list[int]]:
-    """Return the profiles of the checkpoints with a value in every block, by step, and the other checkpoints' steps."""
+    """Return the profiles of the checkpoints with a value in every block, by step; and the steps of the others."""
     blocks = part["layer"].n_unique()
     profiles, left_out = [], []
     for rows in part.sort("step", "layer").partition_by("step", maintain_order=True):
@@ -102,10 +120,10 @@ def _read_profile(rows: pl.DataFrame, clock: str) -> Profile:
 
 
 def find_anchors(times: Floats) -> list[int]:
-    """Indices of the checkpoints nearest to the end of training, its half, quarter and so on.
+    """Return the indices of the checkpoints nearest to the end of training, to its half, its quarter and so on.
 
-    A missing anchor is skipped, but the search ends if the one at half of the training is missing. Times that are not
-    positive are never anchors.
+    A fraction without a checkpoint within ANCHOR_DOUBLINGS is skipped, but the search ends if there is none at half of
+    the training. A checkpoint whose time is not positive is never an anchor.
     """
     log = np.log2(np.where(times > 0, times, np.nan))
     anchors: list[int] = []
@@ -122,11 +140,14 @@ def find_anchors(times: Floats) -> list[int]:
 
 
 def measure_distance(first: Profile, second: Profile, tests: int = 1) -> tuple[Estimate, bool]:
-    """Return the RMS distance over blocks of two profiles with its interval, and True if the interval is paired.
+    """Return the RMS distance of two profiles over the blocks with its interval, and True if the interval is paired.
 
-    `tests` distances share an error rate of 5 % (Bonferroni). The half width is Student's t times the estimated RMS
-    error; |distance - truth| is at most the true RMS error, which exceeds this half width at that rate if all blocks
-    share one error, and less often otherwise.
+    The half width is Student's t times the estimated RMS error of the blocks. The distance is off by at most the RMS
+    of the actual errors. This RMS exceeds the half width at the stated rate if all blocks have the same error, and less
+    often otherwise.
+
+    Args:
+        tests: number of distances that together have an error rate of 5 % (Bonferroni).
     """
     distance = float(np.sqrt(((second.value - first.value) ** 2).mean()))
     a, b = first.deviations, second.deviations
@@ -153,7 +174,7 @@ def _summarize_history(part: pl.DataFrame) -> dict[str, Any]:
 
 
 def _measure_movement(anchors: list[Profile]) -> dict[str, Any]:
-    """Distances and speeds between anchors, which run from the end of training backwards."""
+    """Return the columns of one history from the profiles of its anchors, which start at the end of training."""
     tests = len(anchors) - 1
     to_end = [measure_distance(profile, anchors[0], tests) for profile in anchors[1:]]
     speeds = [_measure_speed(*pair, tests) for pair in zip(anchors[1:], anchors, strict=False)]
@@ -168,7 +189,7 @@ def _measure_movement(anchors: list[Profile]) -> dict[str, Any]:
 
 
 def _measure_speed(first: Profile, second: Profile, tests: int) -> Estimate:
-    """Distance per e-fold of training."""
+    """Return the distance of two profiles divided by the number of e-folds of training between them."""
     distance, span = measure_distance(first, second, tests)[0], np.log(second.at / first.at)
     return Estimate(*(None if each is None else float(each / span) for each in distance))  # type: ignore[arg-type]
 

@@ -1,7 +1,8 @@
 """Shapes of noisy curves: the sequence of significant moves, and interior peaks with their height and interval.
 
-One test serves profiles over depth and histories over training: all differences of a curve at once, by
-`pipeline.analysis.simultaneous_test`. A move is a significant difference between two points; moves alternate.
+The same test serves curves over depth and over training: `pipeline.analysis.simultaneous_test` tests all differences
+within a curve simultaneously. A move is a significant difference between two points; rises and falls alternate in a
+sequence of moves.
 """
 
 from itertools import chain
@@ -14,7 +15,8 @@ from pipeline.analysis.simultaneous_test import Floats, Ints, PairErrors
 
 MAX_PAIRS_AT_ONCE = 2_000_000
 MAIN_SHARE = 0.1
-"""Smallest size of a main move, as a share of the largest significant difference. Only main moves name a curve."""
+"""Smallest size of a main move, as a share of the largest significant difference of the curve. The verdict on a curve
+names only its main moves."""
 RISE, FALL = "rise", "fall"
 
 
@@ -24,6 +26,7 @@ class Move(NamedTuple):
     first: int
     """Index of the point at which the move starts."""
     last: int
+    """Index of the point at which the move ends."""
     size: float
     """Difference of the values, negative for a fall."""
     low: float
@@ -38,21 +41,22 @@ class CurveShapes(NamedTuple):
     """Shapes of curves, one entry per curve. Intervals are simultaneous over all differences of a curve."""
 
     moves: list[list[Move]]
-    """Longest alternating sequence of significant moves, the largest of equally long ones."""
+    """Longest alternating sequence of significant moves. Of equally long ones, it has the largest total size."""
     main: list[list[Move]]
-    """Longest such sequence of moves above MAIN_SHARE of the largest significant difference."""
+    """Longest such sequence of moves that are larger than MAIN_SHARE of the largest significant difference."""
     peaked: NDArray[np.bool_]
-    """True if an interior point is significantly above a point before it and one after it."""
+    """True if an interior point is significantly above a point before it and one after it: a peak."""
     top: Ints
     """Index of the peak, or of the highest point if there is no peak."""
     peak_first: Ints
     peak_last: Ints
-    """First and last index of the 95 % interval of the peak: points not significantly below the top."""
+    """First and last index of the 95 % interval of the top, within which points are not significantly lower."""
     height: Floats
-    """Largest height of an interior point above points on both sides; negative if no point lies above both sides."""
+    """Each point has a height above the lowest point before it and one above the lowest point after it. This is the
+    smaller of the two, for the point where it is largest. Negative if no point lies above points on both sides."""
     height_low: Floats
     height_high: Floats
-    """95 % interval of `height`; `peaked` exactly if `height_low` is above 0."""
+    """95 % interval of `height`; a curve is `peaked` exactly if `height_low` is above 0."""
 
 
 def classify_curves(values: Floats, errors: PairErrors, ends: bool = False) -> CurveShapes:
@@ -61,7 +65,8 @@ def classify_curves(values: Floats, errors: PairErrors, ends: bool = False) -> C
     Args:
         values: [curves, points].
         errors: errors of the differences of these values.
-        ends: if true, a peak is compared with the first and the last point, else with any point before and any after.
+        ends: if true, a peak has to lie above the first and the last point of the curve; if false, above any point
+            before it and any point after it.
     """
     at_once = max(1, MAX_PAIRS_AT_ONCE // values.shape[1] ** 2)
     batches = [slice(start, start + at_once) for start in range(0, len(values), at_once)]
@@ -83,12 +88,15 @@ def _classify(values: Floats, errors: PairErrors, ends: bool) -> CurveShapes:
 
 
 def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
-    """Find the longest alternating sequence of moves larger than `least`, per curve.
+    """Find, for each curve, the longest alternating sequence of moves that are larger than `least`.
 
-    All arguments are indexed [curve, i, j]; `gap` is value[j] - value[i], and `margin` its half width.
+    This is dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves;
+    the total size of the moves breaks ties.
 
-    Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; the
-    total size of the moves breaks ties.
+    Args:
+        gap: value[j] - value[i], indexed [curve, i, j].
+        margin: half width of the interval of `gap`.
+        least: absolute difference above which `gap` is a move.
     """
     moving: NDArray[np.bool_] = np.any(np.abs(gap) > least, axis=(1, 2))
     each = iter(zip(*_score_moves(gap[moving], least[moving]), gap[moving], margin[moving], strict=True))
@@ -96,9 +104,9 @@ def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
 
 
 def _score_moves(gap: Floats, least: Floats) -> tuple[Floats, Ints]:
-    """Score of the best sequence that ends at each point, and the start of its last move.
+    """Return the score of the best sequence that ends at each point, and the index at which its last move starts.
 
-    Both are [curves, way, points]; `way` is 0 if the last move is a fall, 1 if it is a rise.
+    Both arrays are [curves, way, points], where `way` is 0 if the last move is a fall and 1 if it is a rise.
     """
     curves, points = len(gap), gap.shape[-1]
     size = gap / (points * np.maximum(np.abs(gap).max((1, 2), initial=0), np.finfo(float).tiny))[:, None, None]
@@ -123,7 +131,10 @@ def _trace(score: Floats, start: Ints, gap: Floats, margin: Floats) -> list[Move
 
 
 def _sides(gap: Floats, ends: bool) -> tuple[Floats, Floats]:
-    """Largest gap of each point to a point before it, and to a point after it; -inf without such a point."""
+    """Return the largest gap of each point to a point before it, and to one after it; -inf if there is no such point.
+
+    If `ends` is true, only the first and the last point of the curve count as before and after.
+    """
     points = np.arange(gap.shape[-1])
     before, after = points[:, None] < points, points[:, None] > points
     if ends:
@@ -132,7 +143,10 @@ def _sides(gap: Floats, ends: bool) -> tuple[Floats, Floats]:
 
 
 def _peak_interval(values: Floats, gap_low: Floats, top: Ints) -> tuple[Ints, Ints]:
-    """First and last point not significantly below the top, within the range around it where no value is higher."""
+    """Return the first and the last point that are not significantly below the top.
+
+    Only the range around the top in which no value is higher is searched.
+    """
     rows, points = np.arange(len(values)), np.arange(values.shape[1])
     higher = values > values[rows, top][:, None]
     start = np.where(higher & (points < top[:, None]), points, -1).max(1)

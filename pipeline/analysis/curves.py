@@ -1,4 +1,5 @@
-"""Tables of curves over depth or training: moves and peaks, with paired errors where all points share contexts."""
+"""Tables of curves over depth or training, with their moves and peaks. Errors are paired if all points of a curve share
+their contexts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from pipeline.analysis.curve_shapes import CurveShapes, Move, classify_curves
 from pipeline.analysis.simultaneous_test import Floats, PairErrors, estimate_paired_errors, estimate_unpaired_errors
 
 MIN_CURVE_POINTS = 3
-"""Points that a curve needs to have an interior."""
+"""Number of points that a curve needs to have an interior."""
 TOO_FEW, NO_ERRORS, JUDGED = "too_few", "no_errors", "judged"
 MOVE_TYPE = pl.Struct(
     {"direction": pl.String, **dict.fromkeys(("first", "last", "size", "size_low", "size_high"), pl.Float64)}
@@ -26,15 +27,31 @@ _SHAPE_TYPES = {
 
 
 def tabulate_curves(points: pl.DataFrame, by: Sequence[str], at: str, ends: bool = False) -> pl.DataFrame:
-    """Classify the curves of `value` over `at`, one row per `by`, from points with the columns of `add_errors`.
+    """Find the moves and the peak of curves: of `value` over the column `at`, one curve per value of the columns `by`.
 
-    Columns: `by`; `status` (judged, too_few under three points, no_errors); `moves` (all significant moves: direction,
-    `first` and `last` position, `size` with its simultaneous 95 % interval) and `main` (the same for moves above a
-    tenth of the largest significant difference); `range` of the values; `peaked`; `top` with its 95 % interval
-    (position of the peak or of the highest point), `top_value`; `height` (largest height of an interior point above
-    both sides) with its 95 % interval; `start` and `stop` (first and last position); `rows`; `paired` (true if errors
-    of differences come from paired groups); `left_out` (positions without a value, or without an error if enough others
-    have one). Intervals are null without errors.
+    `points` has the columns that `add_errors` adds. The result has one row per curve:
+
+    - the columns `by`
+    - `status`: `judged`, `too_few` (fewer than three points) or `no_errors`
+    - `moves`: list of all significant moves, each with its `direction` (`rise` or `fall`), `first` and `last` value of
+      `at`, and `size` with its simultaneous 95 % interval
+    - `main`: list of the moves that are larger than a tenth of the largest significant difference
+    - `range`: largest value minus smallest value
+    - `peaked`: true if the curve has a significant interior peak
+    - `top`, `top_low`, `top_high`: value of `at` at the peak, or at the highest point without a peak, with its 95 %
+      interval
+    - `top_value`: value of the curve there
+    - `height`, `height_low`, `height_high`: largest height of an interior point above points on both sides, with its
+      95 % interval
+    - `start`, `stop`: first and last value of `at`
+    - `rows`: number of points
+    - `paired`: true if the errors of differences are paired
+    - `left_out`: values of `at` of the points that have no value, or no error although enough others have one
+
+    Moves, `peaked` and the limits of intervals are null without errors.
+
+    Args:
+        ends: if true, a peak is compared with the first and the last point only.
     """
     curves = _gather_curves(points, by, at)
     parts = curves.partition_by("rows", "df", "status", "paired", maintain_order=True)
@@ -44,12 +61,18 @@ def tabulate_curves(points: pl.DataFrame, by: Sequence[str], at: str, ends: bool
 
 
 def start_share(first: str, last: str) -> pl.Expr:
-    """Expression of the first step of a history as a share of its last; null if the last is 0."""
+    """Return the expression of a history's first step as a share of its last step; null if the last step is 0.
+
+    `first` and `last` are the names of the columns of these steps.
+    """
     return pl.when(pl.col(last) > 0).then(pl.col(first) / pl.col(last))
 
 
 def _gather_curves(points: pl.DataFrame, by: Sequence[str], at: str) -> pl.DataFrame:
-    """One row per curve with its points as lists; points without an error are left out if enough others have one."""
+    """Return one row per curve, with its points as lists.
+
+    Points without an error are left out if at least MIN_CURVE_POINTS others have one.
+    """
     points = points.with_columns(pl.col(at).cast(pl.Float64).alias("at"), _sound=pl.col("se").is_not_null())
     sound = pl.col("_sound") & pl.col("value").is_not_null()
     points = points.with_columns(_enough=sound.sum().over(by) >= MIN_CURVE_POINTS, _sound=sound)
@@ -76,7 +99,7 @@ def _gather_curves(points: pl.DataFrame, by: Sequence[str], at: str) -> pl.DataF
 
 
 def _classify_part(part: pl.DataFrame, ends: bool) -> pl.DataFrame:
-    """Add the columns of _SHAPE_TYPES to curves with equal numbers of points and groups."""
+    """Add the columns of _SHAPE_TYPES to curves that all have the same number of points and of groups."""
     at, value = (np.array(part[name].to_list(), float) for name in ("at", "value"))
     status, none = part["status"][0], [None] * len(part)
     each = np.arange(len(part))
@@ -100,7 +123,7 @@ def _errors(part: pl.DataFrame, judged: bool) -> PairErrors:
 
 
 def _stack(deviations: pl.Series, points: int) -> Floats:
-    """Stack a column of lists (points) of lists (groups) as [curves, points, groups]."""
+    """Return an array [curves, points, groups] from a column of lists (points) of lists (groups)."""
     return deviations.explode().explode().to_numpy().reshape(len(deviations), points, -1)
 
 

@@ -39,15 +39,33 @@ CURVE_COLUMNS = (
 
 
 def compute_depth(lake: LakeOrFrame) -> pl.DataFrame:
-    """Classify dimension over the outputs of the blocks, at the newest checkpoint of each history.
+    """Classify the curve of dimension over the blocks, at the newest checkpoint of each history.
 
-    Columns: keys, `revision`, `step`, `verdict` (peak, valley, rising, falling, flat, valley-then-peak,
-    peak-then-valley, oscillating; disputed = no verdict is shared by over half of the scales; too_few, no_errors),
-    `claim` (an interior peak: supports = it is significantly higher than `smallest`, contradicts = significantly lower,
-    undecided), `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `depth` of the highest
-    block with its 95 % interval, `onset` (depth at which the rise to it starts, null without a rise), `peak_value`,
-    `height` above both sides as a share with its 95 % interval, `smallest` (5 %, or a tenth of the curve's range if
-    that is more), `moves` and `main` as in `phases`, `rows`, `paired`, `left_out` depths, `because`.
+    The estimators of dimension vote, one per scale (`dimension.vote`).
+    Columns, one row per history:
+
+    - the keys of a history, `revision`, `step`
+    - `verdict`:
+        - `flat`: dimension does not change significantly.
+        - `rising`, `falling`, `peak`, `valley`, `valley-then-peak`, `peak-then-valley`: these are its main moves.
+        - `oscillating`: it has more main moves.
+        - `disputed`: no verdict has more than half of the scales.
+        - `too_few`: dimension is known in fewer than three blocks.
+        - `no_errors`: dimension has no standard errors.
+    - `claim` (there is an interior peak): `supports` if the height of the peak is significantly above `smallest`,
+      `contradicts` if it is significantly below, else `undecided`
+    - `agreeing`, `scales`: number of scales in the largest group with the same verdict, and number of all scales with
+      errors
+    - `reference`: first estimator of this group; all following columns are about its curve
+    - `depth`, `depth_low`, `depth_high`: depth of the peak, or of the highest block, with its 95 % interval
+    - `onset`: depth at which the main rise to it starts; null without a rise
+    - `peak_value`: dimension there
+    - `height`, `height_low`, `height_high`: height of the peak above both sides, as a share of dimension, with its 95 %
+      interval
+    - `smallest`: height from which a peak counts; 5 %, or a tenth of the curve's range if that is more
+    - `moves`, `main`, `rows`, `paired`, `left_out` depths: as in `curves.tabulate_curves`, with sizes as shares
+    - `because`: the result in one or two sentences
+
     Error: at most 5 % of models whose dimension is pure noise over depth get any move.
     """
     of = (*HISTORY_COLUMNS, *LABEL_COLUMNS)
@@ -62,7 +80,7 @@ def compute_depth(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _find_onset(curves: pl.DataFrame) -> pl.Series:
-    """Depth at which the main rise to the highest block starts."""
+    """Return the depth at which the main rise to the highest block starts, per curve; null without such a rise."""
     onsets = [
         next((move["first"] for move in main or () if move["direction"] == RISE and move["last"] >= top), None)
         for main, top in curves.select("main", "depth").iter_rows()

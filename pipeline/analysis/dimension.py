@@ -1,8 +1,8 @@
-"""Curves of intrinsic dimension by estimator, and one vote per scale at which dimension is estimated.
+"""Curves of intrinsic dimension by estimator, and the vote of the scales at which dimension is estimated.
 
-TwoNN and the maximum-likelihood estimates read the same ratios of the first two neighbour distances, so they are one
-scale; GRIDE at 4 and 16 and the Levina-Bickel average over 20 neighbours look further. A verdict needs more than half
-of the scales that were measured with errors.
+A scale is a range of neighbour ranks. TwoNN and the maximum-likelihood estimates read the same ratios of the first two
+neighbour distances, so they are one scale; GRIDE at 4 and 16 and the Levina-Bickel average over 20 neighbours read more
+distant neighbours. A verdict needs more than half of the scales that were measured with errors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,30 +26,34 @@ ESTIMATORS = {
     "id_lb20": "ranks 1-20",
     "id_authors": "published code",
 }
-"""Estimators with their scale."""
+"""Name of the scale of each estimator."""
 VOTERS = ("id_mle", "id_gride_4", "id_gride_16", "id_lb20", "id_authors")
-"""Estimators that vote, one per scale."""
+"""Estimators that vote, one per scale, in the order in which they are preferred as `reference`."""
 LAST_RESORT = "id_authors"
 """Estimator that votes only where no other scale has errors, since it also reads the ratios of ranks 1-2."""
 SMALLEST_PEAK = 0.05
-"""Height, as a share of dimension, under which a curve counts as having no peak."""
+"""Height of a peak, as a share of dimension, from which it counts as a peak."""
 DISPUTED, MANY_MOVES = "disputed", "oscillating"
 
 
 class CurveWords(NamedTuple):
-    """Names of sequences of main moves."""
+    """Names of the sequences of main moves that a curve may have."""
 
     names: Mapping[tuple[str, ...], str]
+    """Name by sequence of directions, each `rise` or `fall`."""
     peaked: frozenset[str]
-    """Names of sequences in which a fall follows a rise."""
+    """Names of the sequences in which a rise is followed by a fall."""
 
     def name(self, main: Sequence[Mapping[str, Any]]) -> str:
-        """Return the name of a sequence of moves, `oscillating` if it has none."""
+        """Return the name of a sequence of moves; `oscillating` for a sequence that has no name."""
         return self.names.get(tuple(move["direction"] for move in main), MANY_MOVES)
 
 
 def make_words(**names: str) -> CurveWords:
-    """Make names from initials of the moves: `rf` is a rise and then a fall, `none` no move."""
+    """Return the words of a finding; each argument is a sequence of moves, with its name as the value.
+
+    A sequence is written as the initials of its moves: `rf` is a rise followed by a fall, and `none` is no move.
+    """
     moves = {"r": RISE, "f": FALL}
     sequences = {tuple(moves[letter] for letter in key) if key != "none" else (): name for key, name in names.items()}
     return CurveWords(sequences, frozenset(name for key, name in names.items() if "rf" in key))
@@ -58,7 +62,11 @@ def make_words(**names: str) -> CurveWords:
 def select_log_dimension(
     frame: pl.DataFrame, estimators: Sequence[str] = tuple(ESTIMATORS), labels: bool = False
 ) -> pl.DataFrame:
-    """Log of dimension by estimator: keys, `layer`, `depth`, `state`, `step`, `estimator`, errors of `add_errors`."""
+    """Return the log of dimension by each estimator, one row per row of `frame` and estimator.
+
+    Columns: the keys of a history, `revision` if `labels`, `layer`, `depth`, `state`, `step`, `contexts_digest`,
+    `estimator`, and those of `add_errors`.
+    """
     kept = [*HISTORY_COLUMNS, *(["revision"] if labels else []), "layer", "depth", "state", "step"]
     kept += ["contexts_digest", *ERROR_COLUMNS]
     each = [add_errors(frame, name, log=True).select(*kept, estimator=pl.lit(name)) for name in estimators]
@@ -66,7 +74,10 @@ def select_log_dimension(
 
 
 def average_blocks(points: pl.DataFrame) -> pl.DataFrame:
-    """Mean over the blocks at each step; null at a step at which a block lacks a value that it has at another step."""
+    """Return the mean over the blocks at each step, as points with null `layer` and `depth`.
+
+    The mean is null at a step where a block has no value although it has one at another step.
+    """
     blocks = select_block_rows(points).filter(pl.col("value").is_not_null().any().over(*_CURVE, "layer"))
     count = pl.col("layer").n_unique()
     complete = (count.over(*_CURVE, "step") == count.over(_CURVE)) & (
@@ -82,12 +93,16 @@ _CURVE = (*HISTORY_COLUMNS, "estimator")
 
 
 def classify_dimension(points: pl.DataFrame, by: Sequence[str], at: str, words: CurveWords) -> pl.DataFrame:
-    """Classify curves of log dimension, one row per (`by`, `estimator`).
+    """Classify curves of log dimension over the column `at`, one row per value of `by` and estimator.
 
-    Adds `verdict` (a name of `words`, or the status if not judged), `smallest` (height from which a peak counts: the
-    larger of SMALLEST_PEAK and MAIN_SHARE of the curve's range, as a share) and `claim` (supports = a name of
-    `words.peaked`, and the interior peak is significantly higher than `smallest`; contradicts = it is significantly
-    lower; undecided).
+    The columns are those of `tabulate_curves`, with heights and sizes of moves as shares of dimension, and:
+
+    - `verdict`: name of the main moves in `words`; the `status` of a curve that is not judged
+    - `smallest`: height from which a peak counts, as a share; the larger of SMALLEST_PEAK and MAIN_SHARE of the range
+    - `claim` (there is an interior peak): `supports` if the verdict is in `words.peaked` and the height is
+      significantly above `smallest`; `contradicts` if the height is significantly below it; else `undecided`
+    - `peak_value`: dimension at the top
+    - `scale`: scale of the estimator
     """
     curves = tabulate_curves(points, [*by, "estimator"], at)
     names = [words.name(main) if main is not None else None for main in curves["main"].to_list()]
@@ -109,10 +124,12 @@ def _as_shares(moves: str) -> pl.Expr:
 
 
 def vote(curves: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Vote among the scales of each curve: the row of the first agreeing voter, with the verdict of the majority.
+    """Let the scales of each curve vote on its verdict; return one row per value of `by`.
 
-    Adds `agreeing` of `scales` and `reference` (the estimator of the row). The verdict is `disputed` unless more than
-    half of the scales with a verdict share it; curves without any judged scale keep their status.
+    The row is that of the first voter in the largest group of voters with the same verdict. The verdict becomes
+    `disputed` unless the group has more than half of the scales that were judged. A curve without a judged scale keeps
+    its status as verdict. New columns: `agreeing` (size of the group), `scales` (number of judged scales), `reference`
+    (estimator of the row).
     """
     voters = curves.filter(pl.col("estimator").is_in(VOTERS)).with_columns(_rank=_rank_voters())
     voters = voters.with_columns(_judged=pl.col("status") == JUDGED)

@@ -1,6 +1,7 @@
 """The dome: an interior peak of anisotropy over depth, with and without sink tokens.
 
-Profiles cover the outputs of the blocks. The state after the final norm is a different kind of object and is left out.
+A profile has the anisotropy of the outputs of the blocks. The embedding and the state after the final norm are left
+out, since they are no outputs of blocks.
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ from pipeline.analysis.group_errors import add_errors
 WORDS = make_words(none="flat", r="rising", f="falling", fr="valley")
 DOME, BUMP, NO_ENDS = "dome", "bump", "no_ends"
 SMALLEST_DOME = 0.05
-"""Smallest height above the higher end of an interior peak that is a dome; published domes have 0.2 to 0.7."""
+"""Smallest height of a dome above the higher end of the profile. Published domes have heights of 0.2 to 0.7."""
 YES, NO, OPEN = "yes", "no", "undecided"
 CURVE_COLUMNS = ("verdict", "claim", "has_dome", "height", "height_low", "height_high", "top", "top_low", "top_high")
 
@@ -33,23 +34,37 @@ CURVE_COLUMNS = ("verdict", "claim", "has_dome", "height", "height_low", "height
 def compute_newest_domes(lake: LakeOrFrame) -> pl.DataFrame:
     """Classify the profile of the newest checkpoint of each history.
 
-    Columns: keys of a history, `revision`, `step`, `verdict` (dome, bump = a significant interior peak less than 0.05
-    above the higher end, valley, rising, falling, flat, oscillating = other sequences of moves; too_few, no_errors,
-    no_ends = the first or last block has no value or error), `claim` (decoders have a dome, encoders have none:
-    supports, contradicts, undecided), `has_dome` (yes, no = its height is under 0.05 at 95 %, undecided), `height`
-    above the higher end with its 95 % interval, `peak` and its `depth` with its 95 % interval, the same without sink
-    tokens (`no_sink_*`), `rows`, `paired`, `left_out` depths and `because`.
+    Columns, one row per history:
+
+    - the keys of a history, `revision`, `step`
+    - `verdict`:
+        - `dome`: a significant interior peak of at least 0.05 above the higher end of the profile.
+        - `bump`: a significant interior peak of less than 0.05 above the higher end.
+        - `rising`, `falling`, `valley`, `flat`: no such peak; these are the main moves over depth.
+        - `oscillating`: no such peak; there are more main moves.
+        - `too_few`: anisotropy is known in fewer than three blocks.
+        - `no_errors`: anisotropy has no standard errors.
+        - `no_ends`: the first or the last block has no value or no error.
+    - `claim` (a decoder has a dome, an encoder has none): `supports`, `contradicts` or `undecided`
+    - `has_dome`: `yes` for the verdict dome; `no` if the height is under 0.05 (95 %); else `undecided`
+    - `height`, `height_low`, `height_high`: height of the highest interior block above the higher end, with its 95 %
+      interval
+    - `depth`, `depth_low`, `depth_high`: depth of the peak, or of the highest block, with its 95 % interval
+    - `peak`: anisotropy there
+    - `no_sink_*`: verdict, claim, has_dome, height and depth of the profile without sink tokens
+    - `rows`, `paired`, `left_out` depths: as in `curves.tabulate_curves`
+    - `because`: the result in a few sentences
     """
     return classify_domes(select_newest_rows(load_layer_rows(lake)))
 
 
 def compute_all_domes(lake: LakeOrFrame) -> pl.DataFrame:
-    """Classify the profile of every checkpoint; columns as in `compute_newest_domes`."""
+    """Classify the profile of every checkpoint; the columns are those of `compute_newest_domes`."""
     return classify_domes(load_layer_rows(lake))
 
 
 def classify_domes(frame: pl.DataFrame) -> pl.DataFrame:
-    """Classify the profile of every label in the frame."""
+    """Classify the profile of every label in the frame; the columns are those of `compute_newest_domes`."""
     by = (*HISTORY_COLUMNS, *LABEL_COLUMNS)
     shapes, no_sink = (_classify(frame, name, by) for name in ("anisotropy", "anisotropy_no_sink"))
     without = no_sink.select(*by, *(pl.col(name).alias(f"no_sink_{name}") for name in CURVE_COLUMNS))
@@ -68,7 +83,11 @@ def _classify(frame: pl.DataFrame, name: str, by: tuple[str, ...]) -> pl.DataFra
 
 
 def _name_verdict(curves: pl.DataFrame) -> pl.Expr:
-    """Name a profile by its peak above both ends, whatever its other moves; without such a peak, by its moves."""
+    """Return the expression of the verdict.
+
+    A profile with a peak above both ends is named after the peak, whatever its other moves are; any other profile is
+    named after its main moves.
+    """
     names = [WORDS.name(main) if main is not None else None for main in curves["main"].to_list()]
     cut = (pl.col("left_out").list.min() < pl.col("start")) | (pl.col("left_out").list.max() > pl.col("stop"))
     cases = pl.when(pl.col("status") != JUDGED).then("status").when(cut.fill_null(False)).then(pl.lit(NO_ENDS))

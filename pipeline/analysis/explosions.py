@@ -1,9 +1,11 @@
 """Explosions of the loss: their steps, and whether intrinsic dimension rises before the loss does.
 
-Training bends both curves and reduces the noise of both; this alone correlates them at every lag. Both are therefore
-taken as differences of their logarithm between checkpoints (dimension: mean over blocks), minus the running median and
-divided by the running spread of these differences. The lead is the larger of the correlations with the loss one and two
-checkpoints later. Its null distribution is the same statistic for random orders of the blocks of dimension's steps.
+Over training, the curves of loss and dimension bend and their noise decreases, which alone correlates them at every
+lag. Both curves are therefore standardized: the differences of the logarithm between consecutive checkpoints, minus
+their running median, divided by their running spread. The logarithm of dimension is its mean over the blocks of the
+model. The lead is the larger of two correlations, those of dimension with the loss one and two checkpoints later. Its
+null distribution has the same statistic for random permutations of dimension, in which segments of 8 consecutive
+differences stay together.
 """
 
 from collections.abc import Sequence
@@ -21,15 +23,17 @@ from pipeline.analysis.loss_spikes import MAD_TO_SD, find_spikes
 SPIKE_WINDOW, SIGMAS = 128, 6.0
 LEAD_LAGS, NON_LEAD_LAGS = (1, 2), (0, -1, -2)
 TREND_REACH, SPREAD_REACH = 2, 8
-"""Reach, on either side, of the running median (trend) and of the running median absolute deviation (spread)."""
+"""Number of differences on either side that enter the running median (trend) and the running median absolute deviation
+(spread)."""
 MAX_SPREADS = 5.0
-"""Clipping bound of a standardized difference, so that one spike does not dominate the correlation."""
+"""Absolute value at which standardized differences are clipped, so that one spike does not dominate a correlation."""
 MIN_CHECKPOINTS = 48
-"""Checkpoints needed for a test: six blocks."""
+"""Number of checkpoints that a test for a lead needs: six segments."""
 BLOCK, DRAWS = 8, 9999
-"""Length of the permuted blocks in steps, longer than the reach of the running median; number of permutations."""
+"""Number of differences in a permuted segment, which is longer than the window of the running median; and number of
+permutations."""
 SCREENED, NOT_NEAR = 499, 0.1
-"""Number of permutations tried first, and the p above which no more are tried."""
+"""Number of permutations that are drawn first, and the p above which this p is final and DRAWS are not drawn."""
 SIGNIFICANCE_LEVEL, P_VALUE_TOLERANCE = 0.05, 1e-12
 LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
 LOSS_NONFINITE, SPIKE, NO_EVENT, NONFINITE_FLAG = "loss_nonfinite", "spike", "none", "nonfinite_loss"
@@ -54,17 +58,30 @@ def is_spike(losses: Sequence[float], fewest: int = SPIKE_WINDOW) -> bool:
 
 
 def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
-    """Find the spikes of the loss and test whether dimension leads the loss, one row per history.
+    """Find the spikes of the loss and test whether dimension leads the loss.
 
-    Columns: keys of a history, `event` (loss_nonfinite = the loss is NaN or infinite at a checkpoint; spike, none),
-    `verdict` (leads = the correlation of dimension with the loss one or two checkpoints later is positive, has p below
-    5 %, and exceeds the magnitudes of the correlations at the other lags from -2 to 2; no_lead; too_few = under 48
-    checkpoints; no_loss), `claim` (dimension rises before the loss explodes: supports = leads, and the loss has a spike
-    or is not finite; undecided; a test that finds no lead contradicts nothing), `events` (steps of the spikes:
-    `pipeline.analysis.loss_spikes`), `n_events` (number of spikes and steps without a finite loss), `nonfinite` (steps
-    without a finite loss), `lag` (1 or 2 checkpoints) with the larger `correlation`, `p` from random orders of the
-    blocks of dimension's steps, `left_out` (steps at which a block has no dimension, which the test ignores), `rows`,
-    `because`.
+    Columns, one row per history:
+
+    - the keys of a history
+    - `event`: `loss_nonfinite` if the loss is NaN or infinite at a checkpoint; else `spike` if the loss has a spike;
+      else `none`
+    - `verdict`:
+        - `leads`: the correlation of dimension with the loss one or two checkpoints later is positive, has p below 5 %,
+          and exceeds the absolute correlations at the other lags from -2 to 2.
+        - `no_lead`: one of these conditions fails.
+        - `too_few`: there are fewer than 48 checkpoints with loss and dimension.
+        - `no_loss`: no checkpoint has a finite loss.
+    - `claim` (dimension rises before the loss explodes): `supports` for leads with an event, else `undecided`; a test
+      that finds no lead contradicts nothing
+    - `events`: steps of the spikes (`loss_spikes.find_spikes`)
+    - `nonfinite`: steps at which the loss is not finite
+    - `n_events`: number of steps in `events` and `nonfinite`
+    - `lag`: 1 or 2 checkpoints, whichever has the larger correlation
+    - `correlation`, `p`: that correlation, and its p from random permutations
+    - `left_out`: steps with a loss at which a block has no dimension; the test ignores them
+    - `rows`: number of checkpoints in the test, or of all checkpoints if there was no test
+    - `because`: the result in one or two sentences
+
     Error: 4 to 6 % of simulated histories without a lead (nine kinds; 48, 80, 154 checkpoints) get the verdict leads. A
     lead over a whole history says nothing about its few explosions.
     """
@@ -76,12 +93,16 @@ def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def sort_explosions(found: pl.DataFrame) -> pl.DataFrame:
-    """Sort the rows of `compute_explosions`: histories with a non-finite loss first, then by model."""
+    """Sort the rows of `compute_explosions` by model, with all histories that have a non-finite loss first."""
     return found.sort(pl.col("event") != LOSS_NONFINITE, *HISTORY_COLUMNS, nulls_last=True)
 
 
 def _gather_series(blocks: pl.DataFrame) -> pl.DataFrame:
-    """One row per history: steps, losses, `nonfinite` per step, and the mean over all blocks of log dimension."""
+    """Return one row per history, with lists over its steps: `step`, `loss`, `nonfinite` and `log_id`.
+
+    `nonfinite` is true if the loss is not finite. `log_id` is the mean over all blocks of log dimension, null if a
+    block has none.
+    """
     blocks = blocks.filter(pl.col("id_mle").is_not_null().any().over(*HISTORY_COLUMNS, "layer") | _is_nonfinite())
     log, count = pl.col("id_mle").log(), pl.col("id_mle").count()
     steps = blocks.group_by(*HISTORY_COLUMNS, "step").agg(
@@ -99,14 +120,14 @@ def _is_nonfinite() -> pl.Expr:
 
 
 class Lead(NamedTuple):
-    """Largest correlation of dimension with a later loss."""
+    """The larger one of the correlations of dimension with the loss one and two checkpoints later."""
 
     lag: int
-    """Checkpoints by which dimension precedes the loss."""
+    """Number of checkpoints by which dimension precedes the loss."""
     correlation: float
     p_value: float
     exceeds_other_lags: bool
-    """True if `correlation` exceeds the magnitudes of the correlations at the other lags from -2 to 2."""
+    """True if `correlation` exceeds the absolute correlations at all other lags from -2 to 2."""
 
     @property
     def verdict(self) -> str:
@@ -117,12 +138,13 @@ class Lead(NamedTuple):
 def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
     """Estimate the lead of dimension over the loss.
 
-    The permutations rotate dimension and shuffle its blocks, which keeps the autocorrelation within a block;
-    scipy.stats.permutation_test has none. The smallest p is 1 / (DRAWS + 1).
+    Each permutation rotates the series of dimension and shuffles its segments of BLOCK differences, which keeps the
+    autocorrelation within a segment; scipy.stats.permutation_test has no such permutations. The smallest possible p is
+    1 / (DRAWS + 1).
 
     Args:
-        log_id: [checkpoints], in training order.
-        log_loss: [checkpoints], in training order.
+        log_id: log of dimension, [checkpoints], in training order.
+        log_loss: log of the loss, [checkpoints], in training order.
     """
     dimension, loss = (center_and_scale(standardize_steps(series))[0] for series in (log_id, log_loss))
     at = {lag: float(dimension @ np.roll(loss, -lag)) for lag in (*LEAD_LAGS, *NON_LEAD_LAGS)}
@@ -133,21 +155,28 @@ def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
 
 
 def _permutation_p(dimension: np.ndarray, loss: np.ndarray, correlation: float, draws: int) -> float:
-    """Share of random orders of `dimension`, its own included, with at least this correlation at a lag of LEAD_LAGS."""
+    """Return the share of permutations of `dimension` that have at least this correlation at a lag of LEAD_LAGS.
+
+    The given order counts as one of the permutations.
+    """
     orders = shuffle_blocks(len(loss), draws, np.random.default_rng([len(loss), draws]))
     drawn = np.max([dimension[orders] @ np.roll(loss, -lag) for lag in LEAD_LAGS], axis=0)
     return float((1 + (drawn >= correlation - P_VALUE_TOLERANCE).sum()) / (1 + draws))
 
 
 def shuffle_blocks(length: int, draws: int, random: np.random.Generator) -> np.ndarray:
-    """Indices, [draws, length], that rotate a series and then shuffle its blocks of BLOCK values."""
+    """Return indices [draws, length], each row of which rotates a series and shuffles its segments of BLOCK values."""
     keys = random.random((draws, -(-length // BLOCK)))[:, np.arange(length) // BLOCK]
     order = np.argsort(keys, axis=1, kind="stable")
     return (order + random.integers(length, size=(draws, 1))) % length
 
 
 def standardize_steps(series: np.ndarray) -> np.ndarray:
-    """[n] -> [n - 1]: differences minus their running median, in units of the running spread; 0 if the spread is 0."""
+    """Return the standardized differences of a series: [n] -> [n - 1].
+
+    These are the differences minus their running median, divided by their running spread (0 where the spread is 0), and
+    clipped at MAX_SPREADS.
+    """
     steps = np.diff(series)
     residual = steps - _running_median(steps, TREND_REACH)
     spread = MAD_TO_SD * _running_median(np.abs(residual), SPREAD_REACH)
@@ -156,8 +185,8 @@ def standardize_steps(series: np.ndarray) -> np.ndarray:
 
 
 def _running_median(values: np.ndarray, reach: int) -> np.ndarray:
-    """[n] -> [n]: median of each value and `reach` values on either side; mirrored beyond the ends."""
-    # scipy.ndimage.median_filter differs in short series and does not propagate NaN.
+    """Return the median of each value and `reach` values on either side: [n] -> [n]; the ends are mirrored."""
+    # scipy.ndimage.median_filter returns other values for short series and does not propagate NaN.
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, mode="reflect"), 2 * reach + 1)
     return np.median(windows, axis=1)
 

@@ -1,8 +1,9 @@
-"""Errors of metrics as deviations per group of contexts, so that rows that share their contexts are compared in pairs.
+"""Errors of metrics as deviations per group of contexts, so that rows that share their contexts have paired errors.
 
-The deviations of a value are scaled so that the sum of their squares is its squared standard error. The deviations of a
-difference of two rows are the differences of the rows' deviations, and likewise for means and logarithms. Every
-comparison is thus a one-sample test over groups, by Student's t with groups - 1 degrees of freedom.
+A value has one deviation per group of contexts. They are scaled so that the sum of their squares is the squared
+standard error of the value. The deviations of a difference of two values are the differences of their deviations, and
+those of a mean are the means. Every comparison is thus a one-sample test over groups, by Student's t with groups - 1
+degrees of freedom.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,11 @@ from pipeline.columns import group_statistic
 
 ERROR_COLUMNS = ("value", "se", "df", "deviations")
 GRIDE_SCALES = {"id_gride_4": 2, "id_gride_16": 4}
-"""Index of GRIDE at k = 4 and 16 in the list columns."""
+"""Index of GRIDE at k = 4 and at k = 16 in the list columns `id_gride` and `id_gride_se`."""
 
 
 def select_value(name: str) -> pl.Expr:
-    """Expression of a metric; GRIDE at one scale is an element of a list."""
+    """Return the expression of a metric: its column or, for GRIDE at one scale, an element of a list column."""
     return pl.col("id_gride").list.get(GRIDE_SCALES[name], null_on_oob=True) if name in GRIDE_SCALES else pl.col(name)
 
 
@@ -31,10 +32,14 @@ def _select_se(name: str) -> pl.Expr:
 
 
 def add_errors(frame: pl.DataFrame, name: str, log: bool = False) -> pl.DataFrame:
-    """Add `value`, `se`, `df` and `deviations` of a metric or of its logarithm.
+    """Add the columns `value`, `se` (standard error), `df` (degrees of freedom) and `deviations` (list) of a metric.
 
     `deviations` is null for rows without values per group, such as those of old lakes; `se` and `df` then come from the
     column of the standard error and the recipe's number of groups. `df` is null where there is no error.
+
+    Args:
+        name: name of the metric.
+        log: if true, all four columns are those of the logarithm of the metric.
     """
     value, groups = select_value(name), pl.col(f"{name}_groups")
     if log:
@@ -67,10 +72,11 @@ def _root_of_squares() -> pl.Expr:
 
 
 def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Average rows that share their contexts: one row per `by` with ERROR_COLUMNS and the number of `rows`.
+    """Average rows that share their contexts; return one row per value of `by`, with ERROR_COLUMNS and `rows`.
 
-    The error comes from the averaged deviations; without values per group it is the mean of the rows' errors, an upper
-    limit. An average has no error if one of its rows has no error.
+    `rows` is the number of averaged rows. The error comes from the averaged deviations. Without values per group, it is
+    the mean of the errors of the rows, which is an upper limit. An average has no value if one of its rows has no
+    value, and no error if one of them has no error.
     """
     gathered = frame.group_by(by, maintain_order=True).agg(
         pl.when(pl.col("value").null_count() == 0).then(pl.col("value").mean()),
@@ -84,7 +90,10 @@ def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 
 def _average_lists(lists: pl.Series) -> pl.Series:
-    """Per average, the element-wise mean of its rows' deviation lists; null if a list is missing or lengths differ."""
+    """Return the element-wise mean of the lists of each element; null if a list is null or their lengths differ.
+
+    `lists` has one list of deviation lists per average.
+    """
     rows = lists.to_frame("list").with_row_index("at").explode("list").with_columns(groups=pl.col("list").list.len())
     counts = pl.col("groups").n_unique().over("at") + pl.col("groups").null_count().over("at")
     means: list[list[float] | None] = [None] * len(lists)
@@ -97,7 +106,7 @@ def _average_lists(lists: pl.Series) -> pl.Series:
 
 
 class Estimate(NamedTuple):
-    """A value with its 95 % interval; the limits are None without errors."""
+    """A value with the limits of its interval, of 95 % unless stated otherwise; the limits are None without errors."""
 
     value: float
     low: float | None = None
@@ -105,13 +114,13 @@ class Estimate(NamedTuple):
 
 
 def paired_half_width(deviations: Sequence[float] | Floats, level: float = 0.95) -> float:
-    """Half width of the Student's t interval of a value, from the deviations of its groups."""
+    """Return the half width of the Student's t interval of a value, from its deviations, one per group."""
     squares = float((np.asarray(deviations, float) ** 2).sum())
     return float(stdtrit(len(deviations) - 1, (1 + level) / 2)) * squares**0.5
 
 
 def make_interval(value: float, se: float | None, df: int | None, level: float = 0.95) -> Estimate:
-    """Interval of a value by Student's t; without limits if there is no error."""
+    """Return a value with its interval by Student's t; the limits are None if there is no error."""
     if se is None or not df:
         return Estimate(value)
     half = float(stdtrit(df, (1 + level) / 2)) * se
@@ -119,7 +128,7 @@ def make_interval(value: float, se: float | None, df: int | None, level: float =
 
 
 def shares_groups(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """True if two rows with ERROR_COLUMNS and `contexts_digest` have values of the same groups of contexts."""
+    """Return True if two rows with ERROR_COLUMNS and `contexts_digest` have values of the same groups of contexts."""
     a, b = first["deviations"], second["deviations"]
     digests = first["contexts_digest"], second["contexts_digest"]
     return a is not None and b is not None and len(a) == len(b) and None not in digests and digests[0] == digests[1]
@@ -128,10 +137,11 @@ def shares_groups(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 def subtract_rows(
     minuend: Mapping[str, Any], subtrahend: Mapping[str, Any], level: float = 0.95
 ) -> tuple[Estimate, bool]:
-    """Return the difference of two rows (ERROR_COLUMNS, `contexts_digest`) with its interval, and True if paired.
+    """Return the difference of two rows' values with its interval, and True if the interval is paired.
 
-    Rows of the same groups are compared in pairs. Other errors are treated as independent, with the smaller number of
-    degrees of freedom, which is conservative.
+    Both rows have ERROR_COLUMNS and `contexts_digest`. The interval is paired if they have values of the same groups of
+    contexts. Otherwise the two errors are treated as independent, with the smaller one of their degrees of freedom,
+    which is conservative.
     """
     value = minuend["value"] - subtrahend["value"]
     if shares_groups(minuend, subtrahend):
@@ -144,11 +154,14 @@ def subtract_rows(
 
 
 def subtract_intervals(minuend: str, subtrahend: str, name: str) -> list[pl.Expr]:
-    """Expressions of the difference `name` of two independent estimates, and of its limits `_low` and `_high`.
-
-    `minuend` and `subtrahend` are columns that have limits of the same form.
+    """Return the expressions of the difference of two independent estimates and of the limits of its interval.
 
     Source: MOVER (Zou & Donner 2008), which keeps the coverage of the two intervals.
+
+    Args:
+        minuend, subtrahend: columns of the estimates; their limits are in the columns with the endings `_low` and
+            `_high`.
+        name: column of the difference; its limits get the same endings.
     """
     first, second = ([pl.col(f"{each}{end}") for end in ("", "_low", "_high")] for each in (minuend, subtrahend))
     difference = first[0] - second[0]
@@ -159,9 +172,9 @@ def subtract_intervals(minuend: str, subtrahend: str, name: str) -> list[pl.Expr
 
 
 def center_and_scale(values: Floats) -> tuple[Floats, float]:
-    """Return the values minus their mean, scaled to length 1, and the length before scaling.
+    """Return the values minus their mean, scaled to Euclidean length 1, and the length before scaling.
 
-    Products of such series are Pearson correlations; a constant series becomes 0.
+    The scalar product of two such series is their Pearson correlation. A constant series becomes 0.
     """
     around = values - values.mean()
     size = float(np.sqrt((around**2).sum()))

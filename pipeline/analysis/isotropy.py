@@ -19,18 +19,31 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import add_errors
 
 ISOTROPIC_BELOW = 0.1
-"""Mean cosine between tokens under which a state is isotropic; anisotropic states have 0.3 to 0.99."""
+"""Mean cosine between tokens below which a state counts as isotropic; anisotropic states have 0.3 to 0.99."""
 ISOTROPIC, ANISOTROPIC = "isotropic", "anisotropic"
 CLAIM = "the final hidden state is isotropic"
 
 
 def compute_isotropy(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compute the mean cosine between tokens of the last hidden state, of the newest checkpoint of each history.
+    """Compute the mean cosine between tokens of the last hidden state, at the newest checkpoint of each history.
 
-    Columns: keys, `revision`, `step`, `verdict` (isotropic = under 0.1 at 95 %, anisotropic = above, undecided,
-    no_errors), `claim` (isotropic: supports, contradicts, undecided), `layer_read`, `state`, `cosine` with its 95 %
-    interval by Student's t, `anisotropy` of the same state, `n_params`, `rows`, `because`. The last state comes after
-    the final norm if the model has one.
+    The last hidden state is that after the final norm or, if the model has no final norm, that after the last block.
+
+    Columns, one row per history:
+
+    - the keys of a history, `revision`, `step`
+    - `verdict`:
+        - `isotropic`: the mean cosine is below 0.1 (95 %).
+        - `anisotropic`: the mean cosine is above 0.1 (95 %).
+        - `undecided`: its interval contains 0.1.
+        - `no_errors`: it has no standard error.
+    - `claim` (the state is isotropic): `supports`, `contradicts` or `undecided`
+    - `cosine`, `cosine_low`, `cosine_high`: mean cosine with its 95 % interval by Student's t
+    - `anisotropy`: anisotropy of the same state
+    - `layer_read`, `state`: index of the layer, and its kind of state (`final_norm` or `block`)
+    - `n_params`: number of parameters of the model
+    - `rows`: 1, the number of rows of the lake that were read
+    - `because`: the result in two sentences
     """
     last = select_last_states(select_newest_rows(load_layer_rows(lake)))
     last = add_errors(last.filter(pl.col("cosine_mean").is_not_null()), "cosine_mean")

@@ -1,4 +1,4 @@
-"""Similarity of the layers of one checkpoint: is depth one geometry, or does similarity fall with distance?"""
+"""Similarity of the layers of one checkpoint: do all layers have one geometry, or are distant layers less similar?"""
 
 from typing import Any
 
@@ -33,21 +33,36 @@ from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 MIN_BLOCKS = 3
 ALIKE = 0.1
-"""Largest difference of similarity at which the first and the last block are as alike as neighbouring ones."""
+"""The first and the last block count as alike as neighbouring blocks if their similarity is lower by less than this."""
 PERMUTATIONS = 199
 GRADED, ONE_GEOMETRY, UNDECIDED_YET = "graded", "one_geometry", "undecided"
 
 
 def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare neighbouring blocks with the first and the last one, at the newest checkpoint of each history.
+    """Compare the similarity of neighbouring blocks with that of the first and the last block.
 
-    Columns: keys, `measure` (cka, overlap_1, overlap_4, overlap_16), `verdict` (graded = the ends are significantly
-    less alike than neighbouring blocks; one_geometry = at 95 %, they are less alike by under 0.1; undecided;
-    too_few = under 3 blocks or too few ordinary tokens, no_errors), `neighbours` (mean similarity of neighbouring
-    blocks), `ends` (of the first and the last block) and `fall` (neighbours - ends), each with its 95 % interval;
-    `bound` (largest difference of `ends` from the CKA of whole kernels), `unrelated` (value of unrelated layers), `p`
-    (share of permutations of the tokens at which the ends are at least as alike), `blocks`, `tokens`, `revision`,
-    `rows`, `because`.
+    This is done at the newest checkpoint of each history, on its ordinary tokens, which are those that are no sinks.
+
+    Columns, one row per history and measure:
+
+    - the keys of a history, `revision`
+    - `measure`: `cka`, `overlap_1`, `overlap_4` or `overlap_16`
+    - `verdict`:
+        - `graded`: the first and the last block are significantly less alike than neighbouring blocks.
+        - `one_geometry`: they are not; the fall of similarity is below 0.1 (95 %).
+        - `undecided`: neither is significant.
+        - `too_few`: there are fewer than 3 blocks or too few ordinary tokens, or a similarity has no value.
+        - `no_errors`: there is only one group of contexts, or a similarity has no value without one of the groups.
+    - `neighbours`: mean similarity of neighbouring blocks
+    - `ends`: similarity of the first and the last block
+    - `fall`: `neighbours` minus `ends`
+    - `neighbours`, `ends` and `fall` have 95 % intervals in the columns with the endings `_low` and `_high`
+    - `bound`: for `cka`, largest possible distance of `ends` from the CKA of the whole kernels; 0 for overlaps
+    - `unrelated`: expected similarity of unrelated layers
+    - `p`: share of permutations of the tokens at which the first and the last block are at least as alike
+    - `blocks`, `tokens`: numbers of blocks and of ordinary tokens
+    - `rows`: number of blocks
+    - `because`: the result in one or two sentences
     """
     found = [_summarize(*each) for each in iter_newest_cells(lake, MEASURES)]
     return add_because_column(pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS), _sentence)
@@ -81,9 +96,12 @@ def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str
 def permutation_p(
     first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, measure: str, value: float
 ) -> float | None:
-    """Share of random orders of the tokens, the given one included, at which two layers are at least as alike.
+    """Return the share of permutations of the second layer's tokens at which two layers are at least as similar.
 
-    None if `value`, the similarity at the given order, is not finite.
+    The given order counts as one of the permutations. None if the similarity is not finite.
+
+    Args:
+        value: similarity of the two layers at the given order.
     """
     if not np.isfinite(value):
         return None

@@ -1,4 +1,8 @@
-"""Linearity between neighbouring layers, with and without the residual stream (Razzhigaev et al. 2024b)."""
+"""Linearity between neighbouring layers, with and without the residual stream (Razzhigaev et al. 2024b).
+
+Linearity is the R^2 of the best linear map from the states of one layer to those of the next. Without the residual
+stream, the map is to the increment alone: the next state minus the present one.
+"""
 
 from typing import Any
 
@@ -18,9 +22,10 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import Estimate, add_errors, average_points, make_interval
 
 LINEAR_FROM = 0.9
-"""Mean R^2 of the linear map to the next layer above which a model is linear."""
+"""Mean R^2 of the linear map to the next layer above which a model counts as linear."""
 RESIDUAL_ERROR_FACTOR = 2.0
-"""Factor on the error of the gap: allows for the unknown error of the variances, which have no values per group."""
+"""Factor by which the error of the gap is multiplied. It allows for the error of the variances, which is unknown since
+they have no values per group."""
 LINEAR, NOT_LINEAR = "linear", "not_linear"
 CLAIM = "neighbouring layers are related almost linearly"
 _TYPES: dict[str, Any] = {
@@ -30,15 +35,26 @@ _TYPES |= {"without_residual": pl.Float64(), "rows": pl.Int64()}
 
 
 def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compute the mean linearity between neighbouring layers of the newest checkpoint of each history.
+    """Compute the mean linearity between neighbouring layers, at the newest checkpoint of each history.
 
-    Columns: keys, `revision`, `step`, `verdict` (linear = R^2 above 0.9 at 95 %, not_linear, undecided, no_errors),
-    `claim` (linear: supports, contradicts, undecided), `linearity` (mean R^2 over the layers that have a next one),
-    `without_residual` (the same for the increment alone) and their difference `gap`; `linearity` and `gap` have 95 %
-    intervals; `rows`, `because`.
+    Columns, one row per history:
+
+    - the keys of a history, `revision`, `step`
+    - `verdict`:
+        - `linear`: the mean R^2 is above 0.9 (95 %).
+        - `not_linear`: the mean R^2 is below 0.9 (95 %).
+        - `undecided`: its interval contains 0.9.
+        - `no_errors`: it has no standard error.
+    - `claim` (the layers are related almost linearly): `supports`, `contradicts` or `undecided`
+    - `linearity`, `linearity_low`, `linearity_high`: mean R^2 over all layers but the last, with its 95 % interval
+    - `gap`, `gap_low`, `gap_high`: mean of R^2 minus the R^2 of the map to the increment, with its 95 % interval
+    - `without_residual`: mean R^2 of the map to the increment
+    - `rows`: number of layers
+    - `because`: the result in one or two sentences
+
     Error of the gap: both R^2 have the same residual of the fit, so the error of `without_residual` follows from the
-        error of `linearity` and the ratio of the variances of the next layer and of the increment. The error of this
-        ratio is unknown; twice the error of the gap at a fixed ratio is stated.
+        error of `linearity` and from the ratio of the variances of the next layer and of the increment. The error of
+        this ratio is unknown. The stated error is twice that at a fixed ratio.
     Bias: unrelated layers have a linearity above 0.2 if there are fewer than five tokens per dimension.
     """
     frame = select_newest_rows(load_layer_rows(lake)).filter(pl.col("linearity").is_not_null())
@@ -55,7 +71,7 @@ def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _list_gaps(rows: pl.DataFrame, by: list[str]) -> list[tuple[float | None, float | None, float | None]]:
-    """Return, per history, the means over the layers of `without_residual` and `gap`, and the error of the gap."""
+    """Return, for each history, the means over layers of `without_residual` and `gap`, and the error of `gap`."""
     return [_measure_gap(part) for part in rows.partition_by(by, maintain_order=True)]
 
 

@@ -1,8 +1,9 @@
 """Spikes of the loss over irregular checkpoints, each judged against its own neighbourhood in training.
 
-A lake has the loss at checkpoints whose spacing ranges from one step to thousands, so a window of rows can hold the
-initial descent. Here a loss is compared with what its neighbours on both sides predict by interpolation in log steps,
-and the scale is the median absolute deviation of these residuals within a window of training.
+A lake has the loss at checkpoints whose spacing ranges from one step to thousands. A window with a fixed number of
+checkpoints can therefore contain the whole initial descent. Here each loss is compared with the value that its
+neighbours on both sides predict by interpolation over the logarithm of the step. The scale of its residual is the
+median absolute deviation of the residuals within a window in the logarithm of the step.
 """
 
 from collections.abc import Sequence
@@ -12,29 +13,33 @@ import numpy as np
 from pipeline.analysis.simultaneous_test import Floats
 
 MIN_DEVIATIONS = 12.0
-"""Excess of a spike, in standard deviations estimated from the window; calibrated on heavy-tailed noise."""
+"""Smallest excess of a spike over its prediction, in standard deviations of the residuals in its window. The value was
+chosen on simulated heavy-tailed noise."""
 MIN_EXCESS = 0.1
-"""Smallest excess of a spike, in nats."""
+"""Smallest excess of a spike over its prediction, in nats."""
 WINDOW, MIN_NEIGHBOURS = float(np.log(8)), 6
-"""Reach of the window on either side in log steps, and number of residuals below which the window is widened."""
+"""Reach of the window on either side, in log(step + 1); and number of residuals to which a window with fewer of them is
+widened."""
 MIN_BEFORE = 4
-"""Losses needed before a spike."""
+"""Number of losses that must come before a spike."""
 MAD_TO_SD = 1.4826
 REACHES = ((1, 1), (1, 2), (2, 1), (2, 2))
-"""Distances to the left and the right neighbour of four interpolations, whose median predicts a loss."""
+"""Distances, in checkpoints, to the left and to the right neighbour for each of four interpolations. Their median
+predicts a loss."""
 
 
 def find_spikes(steps: Sequence[int], losses: Sequence[float]) -> list[int]:
-    """Return the indices of the finite losses that spike.
+    """Return the indices of the losses that are spikes.
 
-    A spike exceeds the prediction from its neighbours, and the smaller of the two losses before it, by 12 standard
-    deviations of its window and by 0.1 nats. The last loss is predicted by the median of the three before it.
+    A spike exceeds two values: the prediction from its neighbours, and the smaller of the two losses before it. It
+    exceeds both by more than 12 standard deviations of its window and by more than 0.1 nats. The prediction of the last
+    loss is the median of the three losses before it.
 
     Args:
-        steps: increasing.
-        losses: finite, one per step.
+        steps: steps of the checkpoints, increasing.
+        losses: finite losses, one per step.
 
-    Error: measured in `pipeline/analysis/findings.md`.
+    Error: `pipeline/analysis/findings.md` has the measured rates.
     """
     loss, at = np.array(losses, float), np.log1p(np.array(steps, float))
     if len(loss) <= MIN_BEFORE:
@@ -51,9 +56,10 @@ def _shift(loss: Floats, by: int) -> Floats:
 
 
 def _predict(loss: Floats, at: Floats) -> Floats:
-    """[..., n]: median of the interpolations of each loss between its neighbours; NaN for the first.
+    """Return the prediction of each loss, the median of interpolations between its neighbours, as an array [..., n].
 
-    The last loss has no right neighbour; the median of the three before it stands for its prediction.
+    The first loss has no left neighbour, and its prediction is NaN. The last loss has no right neighbour, and its
+    prediction is the median of the three losses before it.
     """
     n = loss.shape[-1]
     between = np.full((len(REACHES), *loss.shape), np.nan)
@@ -68,7 +74,10 @@ def _predict(loss: Floats, at: Floats) -> Floats:
 
 
 def _scale(loss: Floats, at: Floats, predicted: Floats) -> Floats:
-    """Standard deviation of the residuals in each loss's window, with that loss replaced by its prediction."""
+    """Return the estimated standard deviation of the residuals in the window of each loss.
+
+    For this estimate the loss itself is replaced by its prediction, so that a spike does not widen its own scale.
+    """
     n = len(loss)
     each = np.arange(n)
     without = np.where(np.eye(n, dtype=bool), np.where(np.isnan(predicted), loss, predicted), loss)
@@ -82,7 +91,10 @@ def _scale(loss: Floats, at: Floats, predicted: Floats) -> Floats:
 
 
 def _interpolate_cubic(loss: Floats, at: Floats) -> Floats:
-    """[..., n]: cubic through two neighbours on either side, which follows the bend of a descent; NaN at the ends."""
+    """Return the cubic interpolation of each loss from two neighbours on either side, as an array [..., n].
+
+    Unlike a linear one, it follows the bend of a descent. The first two and the last two values are NaN.
+    """
     i = np.arange(2, loss.shape[-1] - 2)
     places = [at[i + by] for by in (-2, -1, 1, 2)]
     smooth = np.full(loss.shape, np.nan)

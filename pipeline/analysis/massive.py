@@ -1,8 +1,9 @@
-"""Massive activations (Sun et al. 2024): are there any, at how many tokens, and only at the first of a context?
+"""Massive activations (Sun et al. 2024): whether there are any, at how many tokens, and only at the first of a context.
 
-The lake counts tokens of outlying norm per layer and does not store their positions. The first token of each context is
-always counted, so a count of one per context means that no other token has an outlying norm. Contexts are drawn
-independently, so shares of contexts have exact binomial errors, even if tokens within a context are dependent.
+A token of outlying norm has a norm above 8 medians in a layer. The lake has the number of these tokens per layer and
+not their positions. The first token of each context is always counted as one of them, so a number equal to that of the
+contexts means that no other token has an outlying norm. Contexts are drawn independently, so that shares of contexts
+have exact binomial errors, even if tokens within a context are dependent.
 """
 
 from typing import Any
@@ -23,11 +24,12 @@ from pipeline.analysis.frames import (
 )
 
 SMALLEST_ACTIVATION, SMALLEST_RATIO = 100.0, 1000.0
-"""Smallest magnitude of a massive activation, and smallest ratio to the median magnitude (Sun et al. 2024)."""
+"""Smallest absolute value of a massive activation, and its smallest ratio to the median absolute value (Sun et al.
+2024)."""
 FEW = 3
-"""Largest number of tokens of outlying norm, beside the first token, that counts as few in a context."""
+"""Largest number of tokens of outlying norm in a context, not counting the first token, that is called few."""
 MOST, RARE = 0.5, 0.1
-"""Shares of the contexts: more than MOST are most contexts, fewer than RARE are rare exceptions."""
+"""Shares of the contexts: above MOST are most of them, and below RARE are rare exceptions."""
 SIGNIFICANCE_LEVEL = 0.05
 MASSIVE_FEW, MASSIVE_MANY, MASSIVE, NONE, UNKNOWN = "few", "many", "undecided", "none", "unknown"
 CLAIM = "massive activations exist, at a few tokens"
@@ -49,15 +51,33 @@ _TYPES |= {"layer_of_largest": pl.Int64(), **dict.fromkeys((*_NUMBERS, "first_to
 def compute_massive(lake: LakeOrFrame) -> pl.DataFrame:
     """Find the massive activations of the newest checkpoint of each history, in the block where they are largest.
 
-    Columns: keys, `revision`, `step`, `verdict` (few = massive activations exist, and most contexts have at most three
-    tokens of outlying norm beside the first; many = they have more; undecided; none = no block has an activation above
-    100 and 1000 times the median; unknown = a count is null), `claim` (they exist at a few tokens: supports = few,
-    contradicts = many or none), `first_token_claim` (they sit at the first token: supports = under a tenth of the
-    contexts have another token of outlying norm, contradicts = more, or no massive activation), `layer_of_largest`,
-    `ratio` of the largest activation to the median, `others` (tokens of outlying norm beside the first, per context),
-    `crowded` (largest possible share of contexts with more than three of these) and `elsewhere` (largest possible share
-    with any), each between `_low` and `_high` at 95 % (Clopper & Pearson 1934), the `p` of both claims, `rows`,
-    `because`.
+    Another token of outlying norm is one that is not the first of its context.
+
+    Columns, one row per history:
+
+    - the keys of a history, `revision`, `step`
+    - `verdict`:
+        - `few`: there are massive activations, and most contexts have at most three other tokens of outlying norm.
+        - `many`: there are massive activations, and most contexts have more than three.
+        - `undecided`: there are massive activations, and neither is significant (95 %).
+        - `none`: the largest activation is below 100, or below 1000 times the median.
+        - `unknown`: a count that the test needs is null.
+    - `claim` (there are massive activations, at a few tokens): `supports` for few, `contradicts` for many, and for none
+      if there are enough contexts; else `undecided`
+    - `first_token_claim` (massive activations sit at the first token): `supports` if under a tenth of the contexts have
+      another token of outlying norm (95 %); `contradicts` if more have, or if there are no massive activations; else
+      `undecided`
+    - `layer_of_largest`: block with the largest ratio of an activation to the median
+    - `ratio`: that ratio
+    - `others`: mean number per context of other tokens of outlying norm
+    - `crowded`: largest possible share of contexts with more than three of them
+    - `elsewhere`: largest possible share of contexts with any of them
+    - `crowded_low`, `crowded_high`, `elsewhere_low`, `elsewhere_high`: 95 % limits of these shares (Clopper & Pearson
+      1934)
+    - `p`, `first_token_p`: p of the two claims
+    - `rows`: number of blocks
+    - `because`: the result in one or two sentences
+
     Bias: a token of outlying norm (8 medians) need not hold a massive activation, so `others` is an upper bound.
     """
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
@@ -74,7 +94,7 @@ def compute_massive(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _judge(row: dict[str, Any]) -> dict[str, Any]:
-    """Test one checkpoint; return the values of the columns in _TYPES."""
+    """Test one checkpoint; return the columns in _TYPES."""
     result = dict.fromkeys(_TYPES) | {"layer_of_largest": row["layer"], "ratio": row["ratio"]}
     result |= {"verdict": UNKNOWN, "claim": UNDECIDED, "first_token_claim": UNDECIDED}
     contexts, tokens = row["n_contexts"], row["n_layer_sink_tokens"]
@@ -88,9 +108,13 @@ def _judge(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count(contexts: int, others: int, context_tokens: int) -> dict[str, Any]:
-    """Test the share of contexts with more than FEW tokens of outlying norm beside the first, and with at least one.
+    """Test two shares of contexts: those with more than FEW other tokens of outlying norm, and those with at least one.
 
-    `others` is the number of such tokens in all contexts; columns as in `compute_massive`.
+    The numbers per context are unknown, so each test uses the largest and the smallest count of contexts that is
+    possible. Return columns of `compute_massive`.
+
+    Args:
+        others: number of other tokens of outlying norm in all contexts together.
     """
     room = max(context_tokens - 1, 1)
     most = min(others // (FEW + 1), contexts)
@@ -121,7 +145,7 @@ def _answer(supports: float, contradicts: float) -> tuple[str, str]:
 
 
 def _p_below(count: int, contexts: int, share: float) -> float:
-    """Two-sided p of observing at most `count` of the contexts if the true share is `share`."""
+    """Return the two-sided p of observing at most `count` of the contexts if the true share is `share`."""
     return min(1.0, 2 * float(bdtr(count, contexts, share)))
 
 
@@ -130,7 +154,7 @@ def _p_above(count: int, contexts: int, share: float) -> float:
 
 
 def _bounds(least: int, most: int, contexts: int) -> tuple[float, float]:
-    """95 % bounds (Clopper & Pearson) of a share whose count is only known to lie between `least` and `most`."""
+    """Return the 95 % limits (Clopper & Pearson) of a share whose count is known only to be from `least` to `most`."""
     low = float(betaincinv(least, contexts - least + 1, 0.025)) if least else 0.0
     return low, float(betaincinv(most + 1, contexts - most, 0.975)) if most < contexts else 1.0
 

@@ -1,4 +1,5 @@
-"""Encoders against decoders of similar size: which have a dome, and which is more anisotropic in its middle third."""
+"""Comparison of encoders and decoders of similar size: which have a dome, and which are more anisotropic in the middle
+third of their blocks."""
 
 from typing import Any
 
@@ -22,24 +23,43 @@ from pipeline.analysis.group_errors import add_errors, average_points, paired_ha
 SIZE_RATIO = 2.0
 """Largest ratio of the parameter counts of a matched pair."""
 MIDDLE_THIRD = (1 / 3 - 1e-9, 2 / 3 + 1e-9)
-"""Depths of the middle blocks."""
+"""Smallest and largest depth of a block in the middle third."""
 SIDES = {"": "anisotropy", "_no_sink": "anisotropy_no_sink"}
-"""Metric by suffix of its columns: of all tokens, and without sink tokens."""
+"""Metric by the suffix of the columns that are about it: anisotropy of all tokens, and without sink tokens."""
 CLAIM = "decoders have a dome and encoders of their size have none"
 ENDS = ("", "_low", "_high")
 
 
 def match_encoders_to_decoders(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare each encoder with every decoder within a factor 2 in parameters, on the same corpus and recipe.
+    """Compare each encoder with every decoder of similar size on the same corpus by the same recipe.
 
-    Columns: `model` (the encoder), `decoder`, `corpus`, `recipe`, both sizes; `verdict` (decoder_domed_more,
-    encoder_domed_more = that side has a dome, the other none or a significantly lower one; both_domed, no_dome,
-    undecided, no_match, no_errors) and `claim` (supports = the decoder has a dome and the encoder none, contradicts =
-    the decoder has none or the encoder has one, undecided); `encoder_dome`, `decoder_dome` (yes, no, undecided), both
-    heights with 95 % intervals and their `difference` (decoder - encoder); `more_anisotropic` (decoder, encoder,
-    undecided) by `middle_difference` of the means over the middle third of the blocks, `middle_encoder` and
-    `middle_decoder`; the same without sink tokens (`*_no_sink`); `rows` and `because`. Differences have 95 % intervals,
-    which combine the intervals of both models; that of `middle_difference` is paired where both read the same contexts.
+    Sizes are similar if the numbers of parameters differ by at most a factor 2. The newest checkpoints are compared.
+
+    Columns, one row per pair, and one row per encoder without a decoder of similar size:
+
+    - `model` (the encoder), `decoder`, `corpus`, `recipe`, `n_params` (of the encoder), `n_params_decoder`
+    - `verdict`:
+        - `decoder_domed_more`: the decoder has a dome, and the encoder has none or a significantly lower one.
+        - `encoder_domed_more`: the encoder has a dome, and the decoder has none or a significantly lower one.
+        - `both_domed`: both have a dome, and neither is significantly higher.
+        - `no_dome`: neither has a dome.
+        - `undecided`: it is undecided whether one of them has a dome.
+        - `no_match`: the lake has no decoder of similar size.
+        - `no_errors`: the difference of the heights has no interval.
+    - `claim` (decoders have a dome and encoders of their size have none): `supports` if this holds for the pair,
+      `contradicts` if the decoder has no dome or the encoder has one, else `undecided`
+    - `encoder_dome`, `decoder_dome`: `yes`, `no` or `undecided`, as `has_dome` of the finding `dome`
+    - `height_encoder`, `height_decoder`: heights as in the finding `dome`
+    - `difference`: height of the decoder minus that of the encoder
+    - `more_anisotropic`: `decoder`, `encoder` or `undecided`, by `middle_difference`
+    - `middle_encoder`, `middle_decoder`: mean anisotropy over the middle third of the blocks
+    - `middle_difference`: that of the decoder minus that of the encoder
+    - columns with the ending `_no_sink`: all of these without sink tokens
+    - `rows`: number of blocks in the profiles of both models
+    - `because`: the result in a few sentences
+
+    Heights and differences have 95 % intervals in the columns with the endings `_low` and `_high`. Those of differences
+    combine the intervals of both models; that of `middle_difference` is paired if both models read the same contexts.
     """
     frame = select_newest_rows(load_layer_rows(lake))
     sides = _summarize_sides(frame)
@@ -71,7 +91,7 @@ def _columns() -> list[str]:
 
 
 def _summarize_sides(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per history: number of parameters, domes and means over the middle third of the blocks."""
+    """Return one row per history with the number of parameters, the domes, and the means over the middle third."""
     sizes = frame.group_by(HISTORY_COLUMNS).agg(pl.col("n_params").max())
     domes = classify_domes(frame).join(sizes, on=HISTORY_COLUMNS, nulls_equal=True)
     names: dict[str, pl.Expr] = {}
@@ -95,7 +115,7 @@ def _average_middle(frame: pl.DataFrame, name: str, side: str) -> pl.DataFrame:
 
 
 def _judge(pairs: pl.DataFrame, side: str) -> pl.DataFrame:
-    """Add heights, their difference, middle thirds, verdict and claim, with or without sinks (`side` of SIDES)."""
+    """Add the columns of heights, middle thirds, their differences, verdict and claim that have the suffix `side`."""
     names = {f"{name}{side}{end}": f"{name}_encoder{side}{end}" for name in ("height", "middle") for end in ENDS}
     names |= {
         f"{name}{side}{end}_decoder": f"{name}_decoder{side}{end}" for name in ("height", "middle") for end in ENDS
@@ -128,7 +148,7 @@ def _name_verdict(side: str) -> pl.Expr:
 
 
 def _pair_middles(pairs: pl.DataFrame, side: str) -> pl.DataFrame:
-    """Replace the interval of the middle's difference by the paired one where both models read the same contexts."""
+    """Replace the interval of `middle_difference` by the paired interval where both models read the same contexts."""
     lists = [f"contexts{side}", f"contexts{side}_decoder", f"deviations{side}", f"deviations{side}_decoder"]
     halves: list[float | None] = []
     for mine, other, encoder, decoder in pairs.select(lists).iter_rows():
@@ -149,7 +169,7 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _answers(row: dict[str, Any], side: str) -> str:
-    """Sentences on the domes of both models and on their middle thirds."""
+    """Return the sentences on the domes of both models and on their middle thirds."""
     return f"{_describe_domes(row, side)} {_describe_middle(row, side)}"
 
 

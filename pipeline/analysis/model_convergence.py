@@ -1,4 +1,4 @@
-"""Convergence between models: are decoders more alike, at matched depth and on equal tokens, late than early?"""
+"""Convergence between models: are decoders more alike late in training than early, at matched depth on equal tokens?"""
 
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -26,30 +26,53 @@ from pipeline.lake.cell_records import CellRecords
 from pipeline.similarity.record import ComparedTokens
 
 SMALL_CHANGE = 0.05
-"""Rise of similarity under which models have not converged."""
+"""Models count as not converged if a rise of their mean similarity by this much is excluded (95 %)."""
 CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
 CLAIM = "models converge to one geometry in training"
 Run = tuple[str, CellRecords, CellRecords]
 """Name of a run, records of its early checkpoint, and records of its last checkpoint."""
 Mean = tuple[float, Float64[np.ndarray, " groups"]]
-"""Mean similarity of matched blocks, and its values that remain when one group of contexts is left out."""
+"""Mean similarity of matched blocks, and the means with one group of contexts left out at a time."""
 
 
 def select_recorded_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
-    """Select the rows that `compute_model_convergence` needs: recorded decoders, at 1 % of training and at the end."""
+    """Select the rows that `compute_model_convergence` needs.
+
+    These are the rows of decoders with similarity records, at the checkpoint nearest to 1 % of training and at the last
+    one.
+    """
     return select_recorded(select_early_and_late(lake))
 
 
 def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare the similarity between decoders at matched depth early (1 % of training) and late.
+    """Compare the similarity between decoders at matched depth early in training with that at the end.
 
-    One row per corpus, recipe, set of compared tokens and `measure` (cka, overlap_4). Columns: `verdict` (converge,
-    diverge = the mean similarity rises or falls significantly; unchanged; too_few = under two decoders with records of
-    the same tokens at both times, no_errors), `claim` (supports = converge; contradicts = diverge, or a rise of under
-    0.05 at 95 %; undecided), `early` and `late` mean similarity over pairs of models and blocks, and `change`, each
-    with its 95 % interval; `unrelated` (similarity of unrelated layers), `models`, `left_out` (models without geometry,
-    and pairs with too few ordinary tokens), `tokens` (smallest number over the pairs), `rows`, `because`. A pair of
-    models is compared on the tokens that are ordinary in both at both times.
+    Early is the checkpoint nearest to 1 % of training. A pair of models is compared on the tokens that are ordinary,
+    which means no sinks, in both models at both times.
+
+    Columns, one row per corpus, recipe, set of compared tokens and measure:
+
+    - `corpus`, `recipe`
+    - `measure`: `cka` or `overlap_4`
+    - `verdict`:
+        - `converge`: the mean similarity rises significantly.
+        - `diverge`: the mean similarity falls significantly.
+        - `unchanged`: it does neither.
+        - `too_few`: fewer than two decoders have records of the same tokens at both times, or no pair of them can be
+          compared.
+        - `no_errors`: there is only one group of contexts, or a mean has no value without one of the groups.
+    - `claim` (models converge to one geometry in training): `supports` for converge; `contradicts` if the mean does not
+      rise significantly and the upper limit of its change is below 0.05; else `undecided`
+    - `early`, `late`: mean similarity over pairs of models and of matched blocks
+    - `change`: `late` minus `early`
+    - `early`, `late` and `change` have 95 % intervals in the columns with the endings `_low` and `_high`
+    - `unrelated`: expected similarity of unrelated layers
+    - `models`: names of the decoders
+    - `left_out`: models without geometry, and pairs with too few ordinary tokens, each with the reason
+    - `tokens`: number of ordinary tokens of the pair that has fewest
+    - `rows`: number of rows of this corpus and recipe
+    - `because`: the result in one or two sentences
+
     Bias: the interval covers the variation of these models over contexts; it does not extend to other models.
     """
     frame = select_recorded_early_and_late(lake)
@@ -69,7 +92,10 @@ _TYPES |= {"unrelated": pl.Float64(), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
 def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
-    """Group the runs that have an early and a last checkpoint by the tokens of their records."""
+    """Return lists of the runs whose records have the same tokens.
+
+    Runs without an early checkpoint, or with records of other tokens there than at the last one, are left out.
+    """
     records = load_records(part)
     runs: dict[str, list[Run]] = {}
     for history in part.sort("step").partition_by(*HISTORY_COLUMNS, maintain_order=True):
@@ -82,9 +108,9 @@ def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
 
 
 def match_blocks(first: CellRecords, second: CellRecords) -> list[tuple[int, int]]:
-    """Pair each block of the shallower model with the block of the other nearest in depth, as (first, second).
+    """Pair each block of the model with fewer blocks with the block of the other model that is nearest in depth.
 
-    Empty if one of them has no block with geometry.
+    Each pair has the block of `first` first. There are no pairs if one of the models has no block with geometry.
     """
     if not first.blocks or not second.blocks:
         return []
@@ -95,7 +121,7 @@ def match_blocks(first: CellRecords, second: CellRecords) -> list[tuple[int, int
 
 
 class Change(NamedTuple):
-    """Similarity of two runs early and late, on the tokens that are ordinary in both at both times."""
+    """Similarity of two runs early and late in training, on the tokens that are ordinary in both runs at both times."""
 
     tokens: ComparedTokens
     early: Mean
@@ -117,7 +143,10 @@ def _compare_runs(part: pl.DataFrame, runs: list[Run], measure: str) -> dict[str
 
 
 def _compare_pair(one: Run, other: Run, measure: str) -> Change | None:
-    """Compare two runs; None if too few tokens are ordinary in both at both times, or a value is not finite."""
+    """Compare two runs early and late; None if too few tokens are ordinary in both runs at both times.
+
+    None also if a similarity is not finite.
+    """
     tokens = shared_tokens([one[1], one[2], other[1], other[2]])
     if not can_compare(tokens):
         return None

@@ -24,11 +24,11 @@ from pipeline.analysis.group_errors import Estimate, add_errors
 from pipeline.analysis.simultaneous_test import Floats
 
 EARLY_SHARE, EARLY_FACTOR = 0.01, 4.0
-"""Early is the checkpoint nearest to 1 % of a run's training, at most a factor 4 away from it."""
+"""The early checkpoint is the one nearest to 1 % of a run's training; it must be within a factor 4 of this."""
 SAME_SHAPE = 0.1
-"""Mean distance between profiles, in anisotropy, below which models share one shape."""
+"""Mean distance between profiles, in units of anisotropy, below which models count as having one shape."""
 DEPTHS = np.linspace(0, 1, 21)
-"""Depths at which profiles with different numbers of blocks are compared, by linear interpolation."""
+"""Depths at which profiles are compared, by linear interpolation, since models have different numbers of blocks."""
 METRICS = ("anisotropy", "anisotropy_no_sink")
 CLAIM = "the profiles of all decoders converge to one shape"
 CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
@@ -50,15 +50,33 @@ def select_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def compute_one_shape(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare the distances of the decoders' profiles early (1 % of training) and late, per corpus and recipe.
+    """Compare the distances between the profiles of decoders early in training with those at the end.
 
-    Columns: `corpus`, `recipe`, `metric` (anisotropy, anisotropy_no_sink), `verdict` (converge, diverge = the mean
-    distance falls or rises significantly, unchanged; too_few = under two decoders with an early checkpoint, no_errors),
-    `claim` (supports = it falls, and its late value is under 0.1; contradicts = the late value is above 0.1 and it does
-    not fall; undecided), `early` and `late` mean distance over pairs of models and `change` (late - early), each with
-    its 95 % interval, `models` and `left_out` (no early checkpoint or a missing block), `rows`, `because`.
+    Early is the checkpoint nearest to 1 % of training. The distance of two profiles is the root mean square of their
+    difference over depth.
+
+    Columns, one row per corpus, recipe and metric:
+
+    - `corpus`, `recipe`
+    - `metric`: `anisotropy` or `anisotropy_no_sink`
+    - `verdict`:
+        - `converge`: the mean distance falls significantly.
+        - `diverge`: the mean distance rises significantly.
+        - `unchanged`: it does neither.
+        - `too_few`: fewer than two decoders have an early checkpoint.
+        - `no_errors`: a profile has no standard errors.
+    - `claim` (the profiles converge to one shape): `supports` if the mean distance falls significantly and is below 0.1
+      late (95 %); `contradicts` if it does not fall significantly and is above 0.1 late (95 %); else `undecided`
+    - `early`, `late`: mean distance over pairs of models
+    - `change`: `late` minus `early`
+    - `early`, `late` and `change` have 95 % intervals in the columns with the endings `_low` and `_high`
+    - `models`: names of the compared models
+    - `left_out`: names of the models without an early checkpoint, or with a block without a value
+    - `rows`: number of rows of this corpus and recipe
+    - `because`: the result in one or two sentences
+
     Bias: the interval covers the errors of these models' profiles over contexts; it does not extend to other models.
-    Errors of all blocks and pairs are treated as fully correlated and added.
+    The errors of all blocks are treated as fully correlated, and the half widths of early and late are added.
     """
     frame = select_early_and_late(lake)
     parts = frame.partition_by("corpus", "recipe", maintain_order=True)
@@ -95,7 +113,10 @@ def _name(history: pl.DataFrame) -> str:
 
 
 def _mean_distance(profiles: list[Profile]) -> Estimate:
-    """Mean over pairs of models of the RMS distance over depth; interval: mean of the pairs' combined errors."""
+    """Return the mean over pairs of models of the RMS distance over depth.
+
+    The half width of its interval is the mean over pairs of the combined half widths of the two models.
+    """
     shapes = [np.interp(DEPTHS, profile.depth, profile.value) for profile in profiles]
     distances = [float(np.sqrt(((a - b) ** 2).mean())) for a, b in combinations(shapes, 2)]
     halves = [_half_width(profile) for profile in profiles]
@@ -105,7 +126,7 @@ def _mean_distance(profiles: list[Profile]) -> Estimate:
 
 
 def _half_width(profile: Profile) -> float:
-    """Half width of the 95 % interval of a profile's root mean square error; NaN without errors."""
+    """Return Student's t at 97.5 % times the RMS over depth of a profile's standard errors; NaN without errors."""
     squares: Floats = np.interp(DEPTHS, profile.depth, profile.se**2)
     return float(stdtrit(profile.df, 0.975) * np.sqrt(squares.mean())) if profile.df else float("nan")
 

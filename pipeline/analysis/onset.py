@@ -1,4 +1,5 @@
-"""Onset of the peak of dimension against the loss, over the models of a lake (Cheng et al. 2025)."""
+"""Correlation, over the models of a lake, of the depth at which dimension starts to rise with the loss (Cheng et al.
+2025)."""
 
 from itertools import permutations
 from typing import Any
@@ -22,9 +23,9 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.simultaneous_test import Floats
 
 MIN_MODELS = 5
-"""Models needed: with four, even the most extreme order has p above 5 %."""
+"""Number of models that a test needs. With four models, even the most extreme order has p above 5 %."""
 MAX_EXACT, DRAWS = 7, 20_000
-"""Largest number of models for which every permutation is tried, and number of random permutations beyond it."""
+"""Largest number of models for which every permutation is tried, and number of random permutations for more models."""
 SIGNIFICANCE_LEVEL, TOLERANCE = 0.05, 1e-9
 EARLIER, LATER, UNRELATED = "earlier_is_better", "later_is_better", "unrelated"
 CLAIM = "models whose dimension starts to rise in earlier layers have a lower loss"
@@ -36,13 +37,26 @@ _TYPES |= {"models": pl.List(pl.String()), "left_out": pl.List(pl.String()), "ro
 def compute_onset(lake: LakeOrFrame) -> pl.DataFrame:
     """Correlate the depth at which dimension starts to rise to its peak with the loss, over the decoders of a lake.
 
-    Only models that read the same tokens are compared, since a loss per token depends on the tokenizer. Each corpus and
-    recipe has one row, for the largest set of models with equal contexts.
-    Columns: `corpus`, `recipe`, `verdict` (earlier_is_better = the correlation is positive with p under 5 %,
-    later_is_better = negative, unrelated, too_few = under five models with a peak and a loss), `claim` (an earlier
-    onset goes with a lower loss: supports, contradicts = the reverse, undecided), Spearman's `correlation` with an
-    approximate 95 % interval (Bonett & Wright 2000), the two-sided `p` of permutations, `models`, `left_out` (no
-    peak, no loss or other tokens), `rows`, `because`.
+    Only models that read the same tokens are compared, since a loss per token depends on the tokenizer. If a corpus and
+    recipe have several sets of models with equal contexts, the largest set is used.
+
+    Columns, one row per corpus and recipe:
+
+    - `corpus`, `recipe`
+    - `verdict`:
+        - `earlier_is_better`: the correlation is positive, with p below 5 %.
+        - `later_is_better`: the correlation is negative, with p below 5 %.
+        - `unrelated`: p is 5 % or more, or all onsets or all losses are equal.
+        - `too_few`: fewer than five models that read the same tokens have a peak of dimension and a loss.
+    - `claim` (models with an earlier onset have a lower loss): `supports` for earlier_is_better, `contradicts` for
+      later_is_better, else `undecided`
+    - `correlation`, `correlation_low`, `correlation_high`: Spearman's rank correlation of onset and loss, with its
+      approximate 95 % interval (Bonett & Wright 2000)
+    - `p`: two-sided p of the correlation over permutations
+    - `models`: names of the compared models
+    - `left_out`: names of the models that have no peak or no loss, or read other tokens
+    - `rows`: number of rows of all decoders of this corpus and recipe
+    - `because`: the result in one or two sentences
     """
     frame = select_newest_rows(load_layer_rows(lake)).filter(pl.col("kind") == "decoder")
     points = _gather_models(frame)
@@ -52,7 +66,10 @@ def compute_onset(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _gather_models(frame: pl.DataFrame) -> pl.DataFrame:
-    """Onset and loss of each history, null where there is none."""
+    """Return one row per history with its `onset`, `loss`, `contexts_digest` and number of `layers`.
+
+    `onset` is null without a peak of dimension, and `loss` without a loss.
+    """
     losses = frame.group_by(HISTORY_COLUMNS).agg(
         pl.col("loss").drop_nulls().first(), pl.col("contexts_digest").first(), pl.len().alias("layers")
     )
@@ -89,10 +106,11 @@ def _name(part: pl.DataFrame) -> list[str]:
 
 
 def measure_rank_correlation(first: Floats, second: Floats) -> tuple[float, float]:
-    """Correlation of two series of ranks, and its two-sided p over permutations of one against the other.
+    """Return the correlation of two series of ranks, which is Spearman's, and its two-sided p.
 
-    Tries all permutations of up to MAX_EXACT values, else the data and DRAWS random permutations with a fixed seed.
-    SciPy's p of a rank correlation is asymptotic.
+    The p is the share of permutations of the second series for which the absolute correlation is at least as large. Up
+    to MAX_EXACT values, all permutations are tried. For more values, these are the given order and DRAWS random
+    permutations with a fixed seed. SciPy's p of a rank correlation is an approximation for many values.
     """
     a, b = (each - each.mean() for each in (first, second))
     scale = float(np.sqrt((a**2).sum() * (b**2).sum()))

@@ -1,4 +1,4 @@
-"""Similarity of models at the peak of intrinsic dimension: are layers of high dimension more alike across models?"""
+"""Similarity of models at their peaks of intrinsic dimension: are these blocks more alike than blocks elsewhere?"""
 
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -32,33 +32,55 @@ from pipeline.lake.cell_records import CellRecords
 DIMENSION = "id_twonn"
 MORE_ALIKE, LESS_ALIKE, UNDECIDED_YET = "peak_more_alike", "peak_less_alike", "undecided"
 SMALL_GAIN = 0.02
-"""Gain of similarity at the peak under which models count as equally alike there."""
+"""Models count as no more alike at their peaks if the gain of similarity there is below this (95 %)."""
 CLAIM = "the layers of highest dimension are those most alike across models"
 
 
 class Model(NamedTuple):
-    """Newest checkpoint of one history."""
+    """Newest checkpoint of one history, with the place of its peak of dimension."""
 
     name: str
+    """Names of model, kind, stage and run, for display."""
     cell: CellRecords
     peak: int
-    """Block of the highest intrinsic dimension."""
+    """Index of the layer with the highest TwoNN dimension among the blocks that have a record."""
 
 
 def select_recorded_newest(lake: LakeOrFrame) -> pl.DataFrame:
-    """Select the rows that `compute_peak_overlap` needs: blocks of newest checkpoints with similarity records."""
+    """Select the rows that `compute_peak_overlap` needs: the blocks of newest checkpoints with similarity records."""
     return select_recorded(select_block_rows(select_newest_rows(load_layer_rows(lake))))
 
 
 def compute_peak_overlap(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare the similarity of models at their peaks of intrinsic dimension (TwoNN) with that at other depths.
+    """Compare the similarity of two models at their peaks of intrinsic dimension (TwoNN) with that at other depths.
 
-    One row per pair of models with records of the same tokens, and `measure` (cka, overlap_4). Columns: `corpus`,
-    `recipe`, `model`, `other_model`, `verdict` (peak_more_alike, peak_less_alike = significantly; undecided; too_few =
-    under 3 blocks, no_errors), `claim` (Cheng et al. 2025: supports = more alike by over 0.02 at 95 %; contradicts =
-    less alike, or more by under 0.02; undecided), `at_peak` (similarity of the two peaks), `elsewhere` (mean over the
-    other blocks, each with the one nearest in depth) and `gain`, each with its 95 % interval; `peak` and `other_peak`
-    (layers), `tokens`, `rows`, `because`.
+    Each pair of models is compared on its common tokens, those that are ordinary (no sinks) in both models.
+
+    Columns, one row per pair of models whose records are of the same tokens, and per measure:
+
+    - `corpus`, `recipe`
+    - `model`, `other_model`: display names of the two models
+    - `measure`: `cka` or `overlap_4`
+    - `verdict`:
+        - `peak_more_alike`: the models are significantly more alike at their peaks than elsewhere.
+        - `peak_less_alike`: the models are significantly less alike at their peaks than elsewhere.
+        - `undecided`: the difference is within error.
+        - `too_few`: beside the peaks there are fewer than two pairs of matched blocks, or there are too few common
+          tokens.
+        - `no_errors`: there is only one group of contexts, or a similarity has no value on all tokens or without one
+          of the groups.
+    - `claim` (Cheng et al. 2025: the layers of highest dimension are those most alike across models): `supports` if the
+      whole interval of `gain` is above 0.02, `contradicts` if it is below 0.02, else `undecided`
+    - `at_peak`: similarity of the peak of one model to the peak of the other
+    - `elsewhere`: mean similarity over the matched blocks that are no peaks; a block is matched with the block of the
+      other model nearest in depth
+    - `gain`: `at_peak` minus `elsewhere`
+    - `at_peak`, `elsewhere` and `gain` have 95 % intervals in the columns with the endings `_low` and `_high`
+    - `peak`, `other_peak`: indices of the layers that are the peaks of `model` and of `other_model`
+    - `tokens`: number of common tokens
+    - `rows`: number of compared pairs of blocks, the peaks included
+    - `because`: the result in one or two sentences
+
     Bias: a peak is the block of the largest estimate; the error of its position is ignored. Cheng et al. use
         information imbalance.
     """

@@ -1,7 +1,7 @@
 """Phases of training: the sequence of significant changes of intrinsic dimension, and the step of its peak.
 
-A verdict is the name of a sequence of moves, each significant (95 %, all differences of a curve at once:
-`pipeline.analysis.simultaneous_test`), that more than half of the scales of dimension share.
+A move is a significant change, by a test of all differences within a curve (`pipeline.analysis.simultaneous_test`). A
+verdict is the name of a sequence of moves that more than half of the scales of dimension show.
 """
 
 from itertools import combinations
@@ -40,29 +40,53 @@ WORDS = make_words(
     frf=COLLAPSE_EXPAND_COMPRESS,
     rfr="expand-compress-expand",
 )
-"""`collapse-expand-compress` is the sequence of Li et al. 2025."""
+"""Names of the sequences of main moves; `collapse-expand-compress` is the sequence that Li et al. 2025 report."""
 CLAIM = "dimension expands and then compresses in training"
 CURVE_COLUMNS = (
     *("verdict", "claim", "start_share", "peak_step", "peak_step_low", "peak_step_high", "peak_value"),
     *("height", "height_low", "height_high", "smallest", "moves", "main", "rows", "status", "paired", "left_out"),
 )
 AGREEING_SHARE = 0.9
-"""Smallest share of layers with the same verdict at which two scales agree."""
+"""Two scales agree if they have the same verdict in at least this share of the layers."""
 
 
 def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
-    """Classify dimension over training, one row per layer and one per model (`layer` null: the mean over its blocks).
+    """Classify the curve of dimension over training, for each layer and for the mean over the blocks.
 
-    Columns: keys of a history, `layer`, `depth`, `verdict` (flat, expand, compress, expand-compress, compress-expand,
-    collapse-expand-compress, expand-compress-expand, oscillating = more moves; disputed = no verdict has more than half
-    of the scales; too_few, no_errors), `claim` (dimension expands and then compresses: supports = the peak is
-    significantly higher than `smallest`, contradicts = significantly lower, undecided), `start_share` (first step as a
-    share of the last), `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `moves` (all
-    significant changes: direction, first and last step, size as a share with its 95 % interval) and the `main` ones
-    that name the verdict, `peak_step` with interval (`_low`, `_high`: first and last step not significantly lower),
-    `peak_value`, `height` of the peak above both sides as a share with its 95 % interval, `smallest` (height from which
-    a peak counts: 5 %, or a tenth of the curve's range if that is more), `rows`, `paired` errors, `left_out` steps (no
-    value or error; for the mean: a block has none), `because`.
+    The estimators of dimension vote, one per scale (`dimension.vote`).
+    Columns, one row per history and layer, and one per history for the mean over the blocks:
+
+    - the keys of a history
+    - `layer`, `depth`: null for the mean over the blocks
+    - `verdict`:
+        - `flat`: dimension does not change significantly.
+        - `expand`, `compress`, `expand-compress`, `compress-expand`, `collapse-expand-compress`,
+          `expand-compress-expand`: these are its main moves, where a compression at the start of three moves is a
+          collapse.
+        - `oscillating`: it has more main moves.
+        - `disputed`: no verdict has more than half of the scales.
+        - `too_few`: dimension is known at fewer than three steps.
+        - `no_errors`: dimension has no standard errors.
+    - `claim` (dimension expands and then compresses): `supports` if it has a peak whose height is significantly above
+      `smallest`, `contradicts` if the height is significantly below, else `undecided`
+    - `agreeing`, `scales`: number of scales in the largest group with the same verdict, and number of all scales with
+      errors
+    - `reference`: first estimator of this group; all following columns are about its curve
+    - `start_share`: first step as a share of the last step
+    - `moves`: list of all significant moves, each with its direction, first and last step, and size, as a share of
+      dimension, with its 95 % interval
+    - `main`: list of the moves that are larger than a tenth of the largest significant difference
+    - `peak_step`: step of the peak, or of the highest value
+    - `peak_step_low`, `peak_step_high`: its 95 % interval, the range of steps that are not significantly lower
+    - `peak_value`: dimension there
+    - `height`, `height_low`, `height_high`: height of the peak above both sides, as a share of dimension, with its 95 %
+      interval
+    - `smallest`: height from which a peak counts; 5 %, or a tenth of the curve's range if that is more
+    - `rows`: number of steps of the curve
+    - `paired`: true if the errors are paired
+    - `left_out`: steps without a value or an error; of the mean, also steps at which a block has no value
+    - `because`: the result in one or two sentences
+
     Error: at most 5 % of layers or models whose dimension is pure noise get any move. This is not corrected for the
     number of histories in a lake.
     """
@@ -72,7 +96,10 @@ def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def classify_by_estimator(lake: LakeOrFrame) -> pl.DataFrame:
-    """Classify dimension over training by each estimator alone: `estimator` and its `scale`, no vote."""
+    """Classify the curve of dimension over training for each estimator on its own, without a vote.
+
+    The columns are those of `compute_phases`, with `estimator` and its `scale` in place of those about the vote.
+    """
     long = select_log_dimension(select_history_rows(load_layer_rows(lake))).drop("state")
     long = long.filter(pl.col("value").is_not_null().any().over(*HISTORY_COLUMNS, "layer", "estimator"))
     means = average_blocks(select_log_dimension(select_history_rows(load_layer_rows(lake))))
@@ -90,16 +117,22 @@ def classify_by_estimator(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def compute_estimators(lake: LakeOrFrame) -> pl.DataFrame:
-    """Return `classify_by_estimator` as a finding, with a sentence per row."""
+    """Return the rows of `classify_by_estimator` with a sentence per row, as the finding `estimators`."""
     return add_because_column(classify_by_estimator(lake), _estimator_sentence)
 
 
 def compute_agreement(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare the verdicts of every two scales of dimension over the layers of a history.
 
-    Columns: keys of a history, `estimator` and `other` (the voters of two scales), `rows` (layers with a verdict by
-    both), `same_verdict` (share of these layers), `same_peak` (share whose intervals of the peak's step overlap),
-    `verdict` (agree = the same verdict in at least 90 % of layers, differ), `because`.
+    Columns, one row per history and pair of scales:
+
+    - the keys of a history
+    - `estimator`, `other`: estimators of the two scales
+    - `rows`: number of layers that have a verdict by both
+    - `same_verdict`: share of these layers in which the two verdicts are the same
+    - `same_peak`: share of these layers in which the intervals of the two peak steps overlap
+    - `verdict`: `agree` if the verdicts are the same in at least 90 % of the layers, else `differ`
+    - `because`: the result in one sentence
     """
     judged = pl.col("layer").is_not_null() & ~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS])
     each, on = classify_by_estimator(lake).filter(judged), [*HISTORY_COLUMNS, "layer"]
@@ -115,14 +148,14 @@ def compute_agreement(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def sort_agreement(found: pl.DataFrame) -> pl.DataFrame:
-    """Sort the rows of `compute_agreement` by pair of estimators; within a pair, the order is kept."""
+    """Sort the rows of `compute_agreement` by pair of estimators; rows of one pair stay in their order."""
     ranks = {name: rank for rank, name in enumerate(VOTERS)}
     order = [pl.col(name).replace_strict(ranks, return_dtype=pl.Int8) for name in ("estimator", "other")]
     return found.sort(order, maintain_order=True)
 
 
 def peak_intervals_overlap(suffix: str) -> pl.Expr:
-    """Condition that the interval of the peak's step overlaps the interval in the columns with this suffix."""
+    """Return the condition that the interval of `peak_step` overlaps the one in the columns with this suffix."""
     low, high = pl.col("peak_step_low"), pl.col("peak_step_high")
     return (low <= pl.col(f"peak_step_high{suffix}")) & (pl.col(f"peak_step_low{suffix}") <= high)
 

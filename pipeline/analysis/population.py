@@ -1,8 +1,8 @@
-"""Bands of all runs of one size in a lake, per metric, layer and step, and one run compared with them.
+"""Comparison of one run with the band of all other runs of the same size in a lake, per metric, layer and step.
 
-Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; seeds of one model are the
-usual case, and other runs of the same model count as well. A band is the median and the 5th to 95th percentile of the
-other runs; the run itself is left out.
+Runs have the same size if they have the same kind, number of blocks and width, and numbers of parameters that differ by
+at most 5 %. The other runs are usually seeds of the same model. A band is the median and the 5th to 95th percentile of
+the other runs, without the run itself.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 
 SIZE_TOLERANCE = 0.05
-"""Largest relative difference of the numbers of parameters of runs of one size."""
+"""Largest difference between the numbers of parameters of runs of the same size, as a share of that of the run."""
 BAND = (0.05, 0.95)
 MIN_RUNS_OF_BAND = 3
 """Smallest number of other runs for which a band is drawn."""
 RUN_KEYS = ("model", "kind", "stage", "run")
 ALIKE = ("kind", "corpus", "recipe", "recipe_fingerprint", "algorithm")
-"""Columns in which the run and the other runs have equal values."""
+"""Columns whose values are the same for the run and for the other runs of its band."""
 LACKS = {
     "corpus": "the other runs of its size have no corpus in common with it",
     "recipe": "the other runs of its size have no recipe in common with it",
-    "recipe_fingerprint": "the recipes of the other runs of its size have one name and different fields",
+    "recipe_fingerprint": "the recipes of the other runs of its size have the same name as its recipe but other fields",
     "algorithm": "the other runs of its size were measured by other versions of the algorithms",
     "step": "the other runs of its size have no step in common with it",
 }
@@ -39,28 +39,35 @@ SIZES_SQL = """SELECT model, kind, max(n_params) AS n_params, max(d_model) AS d_
 
 
 class Population(NamedTuple):
-    """One run and the band of the other runs of its size."""
+    """Comparison of one run with the band of the other runs of its size."""
 
     run: Side
     others: tuple[str, ...]
     """Names of the other runs."""
     rows: pl.DataFrame
-    """One row per CURVE_KEYS (`layer`, `depth` and `state` null: the mean over the blocks), with `value` of the run,
-    `median`, `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (number of others at
-    this step), `below` (share of others below the run) and `outside` (true if the run is below or above all others)."""
+    """One row per metric, corpus, recipe, kind, step and layer (CURVE_KEYS). In rows for the mean over the blocks,
+    `layer`, `depth` and `state` are null. Further columns:
+
+    - `revision`, `value`: those of the run
+    - `median`, `low`, `high`: median and percentiles 5 and 95 of the other runs, interpolated linearly between runs
+    - `runs`: number of other runs at this step
+    - `below`: share of the other runs whose value is below that of the run
+    - `outside`: true if the value of the run is below or above those of all other runs
+    """
     notes: tuple[str, ...]
     corpora: tuple[str, ...] = ()
-    """Names or globs of the corpora that were asked for; empty: all."""
+    """Names or globs of the corpora that were asked for; empty for all corpora."""
 
 
 def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = ()) -> Population:
-    """Compare a run, or one of its checkpoints, with all other runs of its size that were measured alike.
+    """Compare a run, or one of its checkpoints, with all other runs of its size.
 
-    A run lies outside of n exchangeable others at one layer and step with probability 2 / (n + 1); this is not
+    Only runs with the same corpus, recipe and version of the algorithms are compared. If the run is exchangeable with
+    n others, its value is below or above all of theirs with probability 2 / (n + 1), at one layer and step. This is not
     corrected for the number of layers, steps and metrics.
 
     Raises:
-        UsageError: the label is not in the lake, or fewer than three other runs of its size have a common step.
+        UsageError: the label is not in the lake, or fewer than three other runs of its size share a step with it.
     """
     rows = ModelRows(reader)
     side = Labels(reader, rows.models).parse(label)
@@ -88,7 +95,7 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
 
 
 def _choose_run(frame: pl.DataFrame, side: Side) -> Side:
-    """Add stage and run to the side; UsageError if its model has several runs, or lacks the revision."""
+    """Return the side with its stage and run; UsageError if its model has several runs, or lacks the revision."""
     found, _ = select_side(frame, side, whole=side.revision is None and has_several_steps(frame, side))
     return found._replace(revision=side.revision)
 
@@ -98,7 +105,7 @@ def _find_models(sizes: pl.DataFrame, model: str) -> list[str]:
 
 
 def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
-    """Select the pairs of `model` and `kind` that have the size of this model."""
+    """Select the pairs of `model` and `kind` that have the same size as this model."""
     mine = sizes.filter(pl.col("model") == model).select("kind", "d_model", "blocks", _own="n_params")
     both = sizes.join(mine, on=["kind", "d_model", "blocks"])
     near = (pl.col("n_params") - pl.col("_own")).abs() <= SIZE_TOLERANCE * pl.col("_own")
@@ -106,9 +113,10 @@ def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
 
 
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Values of one metric per layer, and the mean over the blocks; for the loss, one value per checkpoint.
+    """Return the values of one metric in each layer, and the means over the blocks, as rows with null `layer`.
 
-    A checkpoint has no mean if a block lacks a value that other checkpoints have in this block.
+    For the loss, only the means are returned: the loss of each checkpoint. A checkpoint has no mean if one of its
+    blocks has no value although other checkpoints have a value in this block.
     """
     keys = [*RUN_KEYS, "revision", *ALIKE[1:], "step"]
     values = frame.select(
@@ -166,7 +174,12 @@ def _name_runs(rows: pl.DataFrame) -> list[str]:
 
 
 def summarize_population(found: Population) -> list[dict[str, Any]]:
-    """One row per metric, corpus and recipe: the mean over the blocks at the last step, and the share outside."""
+    """Return one row per metric, corpus, recipe and kind, as dictionaries.
+
+    Each is the row of the mean over the blocks at the last step, with three more columns. `points` is the number of
+    layers and steps, means included. `outside_share` is the share of these points at which the run is outside the
+    others. `chance` is the probability of this at one point if the runs are exchangeable.
+    """
     table, keys = found.rows, ["metric", "corpus", "recipe", "kind"]
     last = table.filter(pl.col("layer").is_null())
     last = last.filter(pl.col("step") == pl.col("step").max().over(keys))

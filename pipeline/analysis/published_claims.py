@@ -1,8 +1,8 @@
-"""Published claims tested on a lake: supports, contradicts or undecided for each claim and history.
+"""Tests of published claims on a lake: each claim is supported, contradicted or undecided for each history.
 
 A claim takes its answer at 95 % from rows of a finding. The answer stands only if it also holds after Holm's correction
 over all claims and histories that were tested. Rows on random tokens count only for claims about random tokens. The
-registry: `pipeline/analysis/claims.md`.
+page `pipeline/analysis/claims.md` lists the claims.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 
 SIGNIFICANCE_LEVEL, ROUNDING = 0.05, 1e-9
 UNTESTED_WORDS = (*NO_VERDICTS, "absent", "no_large_norm", "all_large_norm")
-"""Verdicts of rows that test nothing."""
+"""Verdicts of findings whose rows test no claim."""
 ROW_TYPES: dict[str, Any] = {
     **dict.fromkeys(("claim", *HISTORY_COLUMNS, "null", "verdict", "answer", "answer_alone", "column"), pl.String()),
     **dict.fromkeys(("effect", "low", "high", "level", "p", "p_holm"), pl.Float64()),
@@ -30,26 +30,42 @@ ROW_TYPES: dict[str, Any] = {
 
 
 class ClaimAnswer(NamedTuple):
-    """Answer of one row of a finding, before the correction."""
+    """Answer of one row of a finding to a claim, before the correction for the number of tests."""
 
     answer: str
     p: float | None
-    """Two-sided p of the answer; if undecided, the smaller p of both sides, but at least 5 %. None: not tested."""
+    """Two-sided p of the answer. If undecided, it is the smaller p of support and contradiction, but at least 5 %. None
+    if nothing was tested."""
     column: str
     """Column of the finding that holds the effect."""
     verdict: str | None
+    """Verdict of the finding."""
     because: str
+    """Reason of the answer, or the limits that decide it."""
 
 
 def compute_claims(lake: LakeOrFrame, models: str = "*", corpus: str = "*") -> pl.DataFrame:
     """Test every claim of the registry on every history of a lake, or of the frame of `load_layer_rows`.
 
-    Columns: `claim` (name in the registry), keys of the history (null for a comparison of models), `null` (random
-    tokens that the text is compared with, or null), `verdict` of the finding, `answer` (supports, contradicts,
-    undecided) after the correction and `answer_alone` before it, `column` of the finding that holds the `effect`, its
-    interval (`low`, `high`) and the `level` of the interval, the two-sided `p` and Holm's `p_holm` (null where nothing
-    was tested), `because`.
+    Columns, one row per claim and history, or per claim and comparison of models:
+
+    - `claim`: name in the registry
+    - the keys of the history, which are null where a comparison of models does not have them
+    - `null`: name of the random tokens with which the text is compared; null for other claims
+    - `verdict`: verdict of the finding
+    - `answer`: `supports`, `contradicts` or `undecided`, after the correction for the number of tests
+    - `answer_alone`: the answer before the correction
+    - `column`: column of the finding that has the effect
+    - `effect`, `low`, `high`, `level`: the effect with its interval, and the coverage of the interval
+    - `p`: two-sided p of the answer; null if nothing was tested
+    - `p_holm`: p after Holm's correction; null if nothing was tested
+    - `because`: reason of the answer in one sentence
+
     Error: at most 5 % of lakes in which no claim is true have any `supports`; measured rates are in claims.md.
+
+    Args:
+        models: glob that selects models of the lake.
+        corpus: glob that selects corpora of the lake.
 
     Raises:
         UsageError: no model or corpus of the lake matches.
@@ -60,14 +76,19 @@ def compute_claims(lake: LakeOrFrame, models: str = "*", corpus: str = "*") -> p
 
 
 def count_groups(lake: LakeOrFrame) -> dict[str, int]:
-    """Number of context groups by recipe."""
+    """Return the number of context groups of each recipe."""
     frame = lake if isinstance(lake, pl.DataFrame) else load_group_counts(lake.uri)
     counts = frame.select("recipe", "groups").drop_nulls().unique("recipe")
     return dict(counts.iter_rows())
 
 
 def judge_claims(found: Mapping[str, pl.DataFrame], groups: Mapping[str, int]) -> pl.DataFrame:
-    """Test the claims about these findings, as `compute_claims` does about all."""
+    """Test the claims that these findings bear on; return the columns of `compute_claims`.
+
+    Args:
+        found: frames of findings by name.
+        groups: number of context groups by recipe.
+    """
     histories = _list_histories(found)
     claims = [claim for claim in load_claims().values() if claim.finding in found]
     rows = [row for claim in claims for row in _judge_claim(claim, found, histories, groups)]
@@ -80,7 +101,7 @@ def judge_claims(found: Mapping[str, pl.DataFrame], groups: Mapping[str, int]) -
 
 
 def describe_correction(claims: pl.DataFrame) -> str:
-    """State the correction in one sentence."""
+    """Return one sentence that states the correction and the number of tests."""
     tests, level = count_tests(claims), f"{SIGNIFICANCE_LEVEL:.0%}".replace("%", " %")
     if not tests:
         return "Nothing was tested, so nothing is corrected."
@@ -91,12 +112,12 @@ def describe_correction(claims: pl.DataFrame) -> str:
 
 
 def count_tests(claims: pl.DataFrame) -> int:
-    """Number of tests that the correction covers."""
+    """Return the number of tests that the correction covers."""
     return claims["p"].drop_nulls().len()
 
 
 def _list_histories(found: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Histories on texts for which at least one finding has a row."""
+    """Return the keys of all histories on texts for which at least one finding has a row."""
     types: dict[str, Any] = dict.fromkeys(HISTORY_COLUMNS, pl.String())
     keyed = [part.select(HISTORY_COLUMNS) for part in found.values() if set(HISTORY_COLUMNS) <= set(part.columns)]
     keys = pl.concat([pl.DataFrame(schema=types), *keyed]).unique().sort(HISTORY_COLUMNS)
@@ -106,7 +127,7 @@ def _list_histories(found: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 def _judge_claim(
     claim: PublishedClaim, found: Mapping[str, pl.DataFrame], histories: pl.DataFrame, groups: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the tested rows of the claim's finding, and an undecided row per history for which it has no row."""
+    """Yield a row for each row of the claim's finding, and an undecided one for each history without such a row."""
     rows = _select_rows(claim, found[claim.finding])
     for row in rows.iter_rows(named=True):
         yield _make_row(claim, row, _answer(claim, row, groups.get(row["recipe"])))
@@ -116,14 +137,14 @@ def _judge_claim(
             yield _make_row(claim, {}, missing)
         return
     wanted = histories.filter(_concerns(claim))
-    if claim.min_params:  # only rows of the finding state a size
+    if claim.min_params:  # a history without a row of the finding has no known size
         return
     for row in wanted.join(rows, on=HISTORY_COLUMNS, how="anti", nulls_equal=True).iter_rows(named=True):
         yield _make_row(claim, row, missing)
 
 
 def _concerns(claim: PublishedClaim) -> pl.Expr:
-    """Condition for histories that a claim is about."""
+    """Return the condition that a claim is about a history."""
     about = pl.col("kind").is_in(list(claim.kinds))
     matches = pl.col("model").map_elements(lambda name: fnmatchcase(name.lower(), claim.models), pl.Boolean)
     return about if claim.models == "*" else about & matches
@@ -163,14 +184,14 @@ def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> C
 
 
 def _leave_open(claim: PublishedClaim, row: dict[str, Any], nearer: float) -> ClaimAnswer:
-    """Return the answer undecided; `nearer` is the smaller p of the tests of support and contradiction."""
+    """Return the answer `undecided`; `nearer` is the smaller p of the tests of support and contradiction."""
     word = (row["verdict"] or "").replace("_", " ")
     why = f"the finding {claim.finding} is {word}, so the claim is open" if nearer < SIGNIFICANCE_LEVEL else ""
     return ClaimAnswer(UNDECIDED, _at_least_level(UNDECIDED, nearer), claim.effect_column, row["verdict"], why)
 
 
 def _at_least_level(answer: str, p: float | None) -> float | None:
-    """Raise p to 5 % if the answer is undecided: such a test has rejected nothing, whatever its p alone."""
+    """Return p, raised to at least 5 % if the answer is undecided, since an undecided test has rejected nothing."""
     return p if p is None or answer != UNDECIDED else max(p, SIGNIFICANCE_LEVEL)
 
 
@@ -193,7 +214,7 @@ def _make_row(claim: PublishedClaim, row: Mapping[str, Any], answer: ClaimAnswer
 
 
 def _explain(row: Mapping[str, Any], tests: int) -> str:
-    """Reason why an answer is undecided; for any other answer, the effect of the correction."""
+    """Return the reason why an answer is undecided; for any other answer, what the correction changed."""
     if row["p"] is None:
         return row["because"]
     numbers = f"p {row['p']:.2g}, corrected {row['p_holm']:.2g}"

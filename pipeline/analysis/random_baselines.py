@@ -1,4 +1,7 @@
-"""Text against random tokens: effects that also appear without language, judged by the difference of the effects."""
+"""Comparison of text with random tokens: which effects also appear without language.
+
+An effect is judged by the difference of its sizes on text and on random tokens.
+"""
 
 from typing import Any
 
@@ -20,9 +23,9 @@ PAIR_KEYS = ("model", "kind", "stage", "run", "corpus", "null", "recipe")
 SIDE_KEYS = ("model", "kind", "stage", "run", "recipe", "layer")
 SURVIVES, DIFFERS, ABSENT, UNKNOWN = "survives", "differs", "absent", "unknown"
 SURVIVING_SHARE = 0.5
-"""Share of the effect on text above which an effect on random tokens survives."""
+"""An effect survives if random tokens show more than this share of the effect on text."""
 SAME_STEP_DOUBLINGS = 1.0
-"""Peak steps within a factor 2 are the same."""
+"""Largest difference of two peak steps that count as the same, in doublings of the step: a factor 2."""
 ENDS = ("", "_low", "_high")
 CLAIM = "the effect also appears on random tokens"
 
@@ -30,18 +33,37 @@ CLAIM = "the effect also appears on random tokens"
 def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare effects on text with those on random tokens, over the checkpoints that were measured on both.
 
-    Columns: `model`, `kind`, `stage`, `run`, `corpus` (the text), `null` (random-uniform, random-unigram), `recipe`,
-    `conclusion` (dome; dome_no_sink; phases; depth; peak_step = the steps of the peaks over training), `layer` (null =
-    the model), `verdict` (survives = at 95 %, random tokens show more than half of the effect on text, or for peak_step
-    steps within a factor 2; differs = the 95 % interval of the difference excludes 0; undecided; absent = neither side
-    shows the effect; unknown = one side has no interval), `claim` (the effect also appears on random tokens: supports =
-    survives; contradicts = the text shows it and less than half is left at 95 %, or the steps differ by over a factor
-    2; undecided), `shown` (true if the text shows the effect), `on_text`, `on_null` (verdicts of both sides),
-    `effect`, `effect_null` and their `difference` (text - random) with a 95 % interval (heights; doublings of the step
-    for peak_step), `left` (effect on random tokens minus half of that on text, with a 95 % interval; null for
-    peak_step), `rows`, `because`.
-    An effect that survives is no evidence about language. Errors are unpaired, since contexts of text and random
+    An effect that survives is no evidence about language. Errors are unpaired, since contexts of text and of random
     tokens do not correspond.
+
+    Columns, one row per history, random corpus, conclusion and layer:
+
+    - `model`, `kind`, `stage`, `run`, `recipe`
+    - `corpus`, `null`: names of the text and of the random tokens (`random-uniform` or `random-unigram`)
+    - `conclusion`, the effect:
+        - `dome`, `dome_no_sink`: height of the dome of anisotropy, of all tokens and without sink tokens.
+        - `phases`: height of the peak of dimension over training.
+        - `depth`: height of the peak of dimension over depth.
+        - `peak_step`: step of the peak over training, for histories that have one on both sides.
+    - `layer`: layer of `phases` and `peak_step`; null for the whole model
+    - `verdict`:
+        - `survives`: random tokens show more than half of the effect on text (95 %); for `peak_step`, the steps are
+          within a factor 2 (95 %).
+        - `differs`: the 95 % interval of the difference excludes 0.
+        - `undecided`: the difference is within error.
+        - `absent`: neither side shows the effect.
+        - `unknown`: the effect of one side has no interval.
+    - `claim` (the effect also appears on random tokens): `supports` for survives; `contradicts` if the text shows the
+      effect and random tokens show less than half of it (95 %), or if the steps differ by over a factor 2; else
+      `undecided`
+    - `shown`: true if the text shows the effect
+    - `on_text`, `on_null`: verdicts of the finding on text and on random tokens
+    - `effect`, `effect_null`: heights on text and on random tokens; for `peak_step`, log2 of the step plus one
+    - `difference`, `difference_low`, `difference_high`: `effect` minus `effect_null`, with its 95 % interval
+    - `left`, `left_low`, `left_high`: `effect_null` minus half of `effect`, with its 95 % interval; null for
+      `peak_step`
+    - `rows`: number of points of the two curves
+    - `because`: the result in one or two sentences
     """
     frame = load_layer_rows(lake)
     corpora = frame["corpus"].unique().sort().to_list()
@@ -81,7 +103,11 @@ def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
 
 
 def _join_sides(sides: list[pl.DataFrame], effect: dict[str, pl.Expr]) -> pl.DataFrame:
-    """Join text and random tokens: verdict and `effect` with its interval of either side, `rows`."""
+    """Join the rows on text and on random tokens, with the verdict and the effect of each, and the sum of their `rows`.
+
+    Args:
+        effect: expressions of the effect and of the limits of its interval.
+    """
     text, random = (side.select(*SIDE_KEYS, "verdict", "rows", **effect) for side in sides)
     both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null")
     both = both.rename({f"effect{end}_null": f"effect_null{end}" for end in ENDS[1:]})
@@ -90,7 +116,10 @@ def _join_sides(sides: list[pl.DataFrame], effect: dict[str, pl.Expr]) -> pl.Dat
 
 
 def _compare_effects(sides: list[pl.DataFrame], conclusion: str, shown_by: list[str]) -> pl.DataFrame:
-    """Compare the heights of an effect on both sides; a side shows it if its verdict is one of `shown_by`."""
+    """Compare the heights of an effect on text and on random tokens.
+
+    A side shows the effect if its verdict is one of `shown_by`.
+    """
     both = _join_sides(sides, {f"effect{end}": pl.col(f"height{end}") for end in ENDS})
     half = {f"_half{end}": SURVIVING_SHARE * pl.col(f"effect{end}") for end in ENDS}
     both = both.with_columns(*subtract_intervals("effect", "effect_null", "difference"), **half)
@@ -103,7 +132,7 @@ def _compare_effects(sides: list[pl.DataFrame], conclusion: str, shown_by: list[
 
 
 def _compare_steps(histories: list[pl.DataFrame]) -> pl.DataFrame:
-    """Compare the steps of the peaks, where both sides have one; in doublings."""
+    """Compare the steps of the peaks on text and on random tokens, in doublings, where both have a peak."""
     both = _join_sides(histories, {f"effect{end}": (pl.col(f"peak_step{end}") + 1).log(2) for end in ENDS})
     peaked = sorted(PHASE_WORDS.peaked)
     both = both.filter(pl.col("on_text").is_in(peaked) & pl.col("on_null").is_in(peaked))

@@ -1,4 +1,7 @@
-"""Spectral decay alpha against the effective rank: does it fall while the rank expands and rise while it compresses?"""
+"""Comparison of the spectral decay alpha with the effective rank, over training.
+
+Li et al. 2025 claim that alpha falls while the rank expands and rises while the rank compresses.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +13,7 @@ from pipeline.analysis.frames import HISTORY_COLUMNS
 from pipeline.analysis.group_errors import Estimate, center_and_scale, paired_half_width, shares_groups, subtract_rows
 
 BOTH_LEVEL = 0.975
-"""Level of the interval of each of two changes, so that the interval of the smaller one has at least 95 %."""
+"""Coverage of the interval of each of two changes, with which that of the smaller change has at least 95 %."""
 MIRROR_TYPES: dict[str, Any] = {
     **dict.fromkeys(("rank_start", "rank_peak", "rank_stop"), pl.Int64()),
     **{f"{name}{end}": pl.Float64() for name in ("mirror", "with_rank") for end in ("", "_low", "_high")},
@@ -18,16 +21,21 @@ MIRROR_TYPES: dict[str, Any] = {
 
 
 def measure_mirroring(alpha: pl.DataFrame, rank: pl.DataFrame, peaks: pl.DataFrame) -> pl.DataFrame:
-    """Compare alpha with the expansion and compression of the rank, one row per history in `peaks`.
+    """Compare alpha with the expansion and the compression of the rank.
 
-    The rank expands from its lowest checkpoint before the peak, `rank_start`, to `rank_peak`, and compresses to the
-    lowest one after it, `rank_stop`. `mirror` is the smaller of the fall of alpha during the expansion and its rise
-    during the compression; `with_rank` is the correlation of alpha with the log of the rank from start to stop.
+    The rank expands from its lowest checkpoint before the peak, at step `rank_start`, to the peak at `rank_peak`. It
+    compresses from there to its lowest checkpoint after the peak, at `rank_stop`. Columns, one row per history in
+    `peaks`:
+
+    - the keys of a history, `rank_start`, `rank_peak`, `rank_stop`
+    - `mirror`: fall of alpha during the expansion, or rise of alpha during the compression, whichever is smaller
+    - `with_rank`: correlation of alpha with the log of the rank, from `rank_start` to `rank_stop`
+    - the limits of their 95 % intervals, with the endings `_low` and `_high`
 
     Args:
-        alpha: one point per history and step, with the columns of `add_errors`.
+        alpha: points of alpha, one per history and step, with the columns of `add_errors`.
         rank: the same for the log of the rank.
-        peaks: keys of the histories whose rank has a significant interior peak, and its `peak_step`.
+        peaks: keys of the histories whose rank has a significant interior peak, and the `peak_step` of this peak.
     """
     on = [*HISTORY_COLUMNS, "step"]
     ranks = rank.drop_nulls("value").select(*on, rank="value", rank_deviations="deviations")
@@ -39,7 +47,10 @@ def measure_mirroring(alpha: pl.DataFrame, rank: pl.DataFrame, peaks: pl.DataFra
 
 
 def _compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return keys and values of MIRROR_TYPES of one history; no values without alpha at, before and after the peak."""
+    """Return the keys of one history and its columns in MIRROR_TYPES.
+
+    These columns are missing unless alpha is known at the peak, before it and after it.
+    """
     found = {name: rows[0][name] for name in HISTORY_COLUMNS}
     steps, rank = [row["step"] for row in rows], [row["rank"] for row in rows]
     peak = steps.index(rows[0]["peak_step"]) if rows[0]["peak_step"] in steps else 0
@@ -55,13 +66,17 @@ def _compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def smaller_of(estimates: Sequence[Estimate]) -> Estimate:
-    """Smallest of several values; its limits are the smallest lower and the smallest upper limit."""
+    """Return the smallest of several values; its limits are the smallest lower and the smallest upper limit."""
     value, lows, highs = zip(*estimates, strict=True)
     return Estimate(min(value)) if None in (*lows, *highs) else Estimate(min(value), min(lows), min(highs))
 
 
 def correlate(rows: Sequence[Mapping[str, Any]]) -> Estimate:
-    """Correlation of `value` with `rank` over the points, with its first-order 95 % interval over paired groups."""
+    """Return the correlation of `value` with `rank` over the points, with its 95 % interval.
+
+    The interval comes from paired groups and is exact to first order in the errors. Without paired groups there is
+    none.
+    """
     (a, size_a), (b, size_b) = (center_and_scale(np.array([row[name] for row in rows])) for name in ("value", "rank"))
     r = float(a @ b)
     paired = all(shares_groups(rows[0], row) and row["rank_deviations"] is not None for row in rows)

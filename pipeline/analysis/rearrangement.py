@@ -1,4 +1,8 @@
-"""Rearrangement of neighbourhoods over depth: gradual from block to block, in one step, or complete in every block?"""
+"""Rearrangement of token neighbourhoods over depth: gradual, in one step, or complete from each block to the next.
+
+A step is the change from one block to the next. Its size is the share of neighbours that the two blocks do not have in
+common: 1 minus their overlap.
+"""
 
 from typing import Any
 
@@ -26,10 +30,10 @@ from pipeline.lake.cell_records import CellRecords
 
 MEASURED = ("overlap_4", "overlap_16")
 MIN_BLOCKS = 4
-"""Blocks needed: of two steps, one always makes at least half of the rearrangement."""
+"""Number of blocks that the test needs. With three there are two steps, and one of two steps always makes at least half
+of the rearrangement."""
 ALIKE, KEPT, LARGEST = 0.1, 0.1, 0.5
-"""Bounds: fall from neighbouring blocks to the ends, overlap of neighbouring blocks above that of unrelated layers,
-and share of the largest step."""
+"""Bounds of the columns `fall`, `kept` and `largest` of `compute_rearrangement`."""
 GRADUAL, ONE_STEP, SCRAMBLED, ONE_GEOMETRY = "gradual", "one_step", "scrambled", "one_geometry"
 CLAIM = "neighbourhoods are rearranged gradually over depth"
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "revision", "measure", "verdict", "claim"), pl.String())
@@ -41,14 +45,30 @@ _TYPES |= dict.fromkeys(("blocks", "tokens", "rows"), pl.Int64())
 def compute_rearrangement(lake: LakeOrFrame) -> pl.DataFrame:
     """Test how the neighbourhoods of tokens change from block to block, at the newest checkpoint of each history.
 
-    A step is the share of neighbours that two neighbouring blocks do not have in common. Columns: keys, `measure`
-    (overlap_4, overlap_16), `verdict` (gradual, one_step, scrambled, one_geometry, undecided, too_few = under 4 blocks
-    or too few ordinary tokens, no_errors), `claim` (rearranged gradually: supports = all of the following, contradicts
-    = the opposite of any, undecided), `fall` (overlap of neighbouring blocks minus that of the first and the last: over
-    0.1, else one_geometry), `kept` (overlap of neighbouring blocks minus that of unrelated layers: over 0.1, else
-    scrambled), `largest` (share of the largest step in the sum of all: under a half, else one_step), each with its 95 %
-    interval, `largest_at` (block in front of that step), `neighbours`, `ends` and `unrelated` (overlaps), `blocks`,
-    `tokens`, `revision`, `rows`, `because`.
+    Columns, one row per history and measure:
+
+    - the keys of a history, `revision`
+    - `measure`: `overlap_4` or `overlap_16`
+    - `verdict`, each at 95 %:
+        - `gradual`: `fall` and `kept` are above 0.1, and `largest` is below a half.
+        - `scrambled`: `kept` is below 0.1, so that neighbouring blocks are hardly more alike than unrelated layers.
+        - `one_geometry`: `fall` is below 0.1, so that the first and the last block are about as alike as neighbours.
+        - `one_step`: `largest` is above a half, so that one step makes most of the rearrangement.
+        - `undecided`: none of these is significant.
+        - `too_few`: there are fewer than 4 blocks or too few ordinary tokens (no sinks).
+        - `no_errors`: there is only one group of contexts, or an overlap has no value without one of the groups.
+    - `claim` (neighbourhoods are rearranged gradually over depth): `supports` for gradual; `contradicts` for scrambled,
+      one_geometry and one_step; else `undecided`
+    - `fall`: mean overlap of neighbouring blocks minus the overlap of the first and the last block
+    - `kept`: mean overlap of neighbouring blocks minus that of unrelated layers
+    - `largest`: size of the largest step as a share of the sum of all steps
+    - `fall`, `kept` and `largest` have 95 % intervals in the columns with the endings `_low` and `_high`
+    - `largest_at`: block after which the largest step comes
+    - `neighbours`, `ends`: mean overlap of neighbouring blocks, and overlap of the first and the last block
+    - `unrelated`: expected overlap of unrelated layers
+    - `blocks`, `tokens`: numbers of blocks and of ordinary tokens
+    - `rows`: number of blocks
+    - `because`: the result in one or two sentences
     """
     found = [_summarize(*each) for each in iter_newest_cells(lake, MEASURED)]
     return add_because_column(pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS), _sentence)
@@ -70,9 +90,12 @@ def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str
 
 
 def _measure_steps(overlap: np.ndarray, unrelated: float) -> dict[str, np.ndarray]:
-    """Return `fall`, `kept` and `largest` per part of `overlap`, and the index `at` of the largest step.
+    """Return arrays of `fall`, `kept` and `largest`, with one value per part, and the index `at` of the largest step.
 
-    `overlap` is [parts, blocks, blocks]: part 0 has all tokens and decides `at`; each other part lacks one group.
+    Args:
+        overlap: overlaps of all pairs of blocks, [parts, blocks, blocks]. Part 0 uses all tokens, and its largest step
+            is the one at `at`. Each other part leaves out one group of contexts.
+        unrelated: expected overlap of unrelated layers.
     """
     near = overlap.diagonal(1, 1, 2)
     steps = 1 - near

@@ -1,4 +1,4 @@
-"""Similarity records of the rows of a frame, for the findings."""
+"""Loading of the similarity records that belong to the rows of a frame, for the findings."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,19 +15,22 @@ from pipeline.lake.similarity_files import parse_size
 from pipeline.similarity.record import ComparedTokens
 
 MAX_CHECKPOINTS = 200
-"""Most checkpoints of one history in memory (0.3 GB of records at 25 layers); longer histories are thinned evenly."""
+"""Largest number of checkpoints of one history in memory (0.3 GB of records at 25 layers). Of a longer history, this
+many checkpoints at equal distances are read."""
 
 
 def select_recorded(frame: pl.DataFrame) -> pl.DataFrame:
-    """Select the rows of cells with similarity records; empty if the frame has no column `records`."""
+    """Select the rows of cells that have similarity records; none if the frame has no column `records`."""
     return frame.filter(pl.col("records").is_not_null()) if "records" in frame.columns else frame.clear()
 
 
 def load_records(rows: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecords]:
-    """Load the records of these rows by cell id, of one size if all cells have it; damaged files are left out.
+    """Load the similarity records of the cells of these rows, by cell id; damaged files are left out.
+
+    A cell may have records of several sizes, of which `choose_record_files` chooses one.
 
     Args:
-        ranks: also read the neighbour ranks, where there are any; they take most of the memory.
+        ranks: if true, the neighbour ranks are read too, where there are any. They take most of the memory.
     """
     found: dict[str, CellRecords] = {}
     for (uri,), part in rows.unique("cell_id").sort("cell_id").group_by("lake"):
@@ -38,13 +41,15 @@ def load_records(rows: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecor
 
 
 def choose_record_files(files: Mapping[str, Sequence[str]], ranks: bool = False) -> dict[str, str]:
-    """Choose one file per cell, with the number of tokens that most cells have (the larger of equally frequent ones).
+    """Choose one file of records for each cell; return the keys of these files by cell id.
 
-    Among several such files, the one with the most kernel factors is chosen, then the one with the longest lists.
+    The first choice is a file with the number of tokens that most cells have (the largest of equally frequent numbers),
+    and otherwise the one with most tokens. Of several files with this number, the one with most kernel factors is
+    chosen, and then the one with the longest neighbour lists.
 
     Args:
         files: keys of the record files by cell id.
-        ranks: of files of equal size, prefer the one with neighbour ranks; if false, the one without.
+        ranks: of files that are equal in all this, choose the one with neighbour ranks; if false, the one without.
     """
     sizes = {key: parse_size(key) for keys in files.values() for key in keys}
     counts = Counter(tokens for keys in files.values() for tokens in {sizes[key].tokens for key in keys})
@@ -58,9 +63,10 @@ def choose_record_files(files: Mapping[str, Sequence[str]], ranks: bool = False)
 
 
 def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[CellRecords]]]:
-    """Yield, per history, one row per checkpoint and the records of the checkpoints, in training order.
+    """Yield, for each history, a frame with one row per checkpoint and the list of the checkpoints' records.
 
-    Damaged records, and records of other tokens than the last checkpoint has, are left out.
+    Both are in training order. A checkpoint is left out if its file of records is damaged, or if its records are of
+    other tokens than those of the last checkpoint.
     """
     for part in select_recorded(frame).partition_by(*HISTORY_COLUMNS, maintain_order=True):
         steps = part.unique("cell_id", maintain_order=True).sort("step", "revision", nulls_last=False)
@@ -77,10 +83,10 @@ def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame,
 
 
 def iter_newest_cells(lake: LakeOrFrame, measures: Sequence[str]) -> Iterator[tuple[dict[str, Any], CellRecords, str]]:
-    """Yield the newest checkpoint of each history that has records, once per measure that its records allow.
+    """Yield the newest checkpoint of each history, once per measure, if it has similarity records.
 
-    The first item is the start of its row in a finding: keys of the history, revision, measure, and the numbers of
-    blocks, ordinary tokens and rows.
+    Only measures for which the records have enough neighbours are used. Each item has the first columns of a row of a
+    finding (keys of the history, `revision`, `measure`, `blocks`, `tokens`, `rows`), the records, and the measure.
     """
     for rows, cells in iter_recorded_histories(select_newest_rows(load_layer_rows(lake))):
         cell, blocks = cells[-1], len(cells[-1].blocks)
@@ -91,12 +97,12 @@ def iter_newest_cells(lake: LakeOrFrame, measures: Sequence[str]) -> Iterator[tu
 
 
 def recorded_measures(cells: Sequence[CellRecords], measures: Sequence[str] = HEADLINES) -> list[str]:
-    """Return those of `measures` for which every record has enough neighbours; all if no layer has a record."""
+    """Return those of `measures` for which every record has enough neighbours; all of them if no layer has a record."""
     lengths = (record.neighbours.shape[1] for cell in cells for record in cell.layers.values())
     fewest = min(lengths, default=max(OVERLAPS.values()))
     return [name for name in measures if OVERLAPS.get(name, 0) <= fewest]
 
 
 def has_groups(tokens: ComparedTokens) -> bool:
-    """True if there are several groups of contexts; one group gives no errors."""
+    """Return True if the kept tokens are of several groups of contexts; a single group gives no errors."""
     return len(tokens.groups) > 1

@@ -1,4 +1,7 @@
-"""Settling of layers: similarity of each block to its own final state over training, and the order over depth."""
+"""Settling of layers: when each block reaches its final geometry in training, and whether lower blocks do so first.
+
+The similarity of a block at a checkpoint is that of its states there to its states at the last checkpoint.
+"""
 
 from typing import Any
 
@@ -30,14 +33,14 @@ from pipeline.lake.cell_records import CellRecords
 from pipeline.similarity.record import ComparedTokens, LayerRecord, first_of_each
 
 SETTLED_SHARE = 0.95
-"""Share of the way from the first similarity to 1 at which a layer has settled."""
+"""A layer has settled when its similarity has risen by this share of the way from its first value to 1."""
 MIN_CHECKPOINTS = 4
 MIN_BLOCKS = 3
 TOGETHER = 1.0
-"""Doublings of training between the first and the last block under which layers settle together."""
+"""Layers settle together if the first and the last block settle within this many doublings of training."""
 SLOPE_LEVEL = 0.98
-"""Level of the slope's interval. A settling time is no smooth function of the similarities, so the jackknife is too
-narrow: intervals of 95 % exclude a true slope of 0 in 7 to 9 % of null histories."""
+"""Coverage of the interval of the slope. The jackknife interval is too narrow, since a settling time is no smooth
+function of the similarities: at 95 % it excludes a true slope of 0 in 7 to 9 % of simulated histories."""
 STILL, SETTLES, UNDECIDED_YET = "still", "settles", "undecided"
 UNSETTLED = "unsettled"
 LOWER_FIRST, UPPER_FIRST, SAME_TIME = "lower_first", "upper_first", "together"
@@ -45,27 +48,57 @@ CLAIM = "lower layers settle first"
 
 
 def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
-    """Find when each block reaches 95 % of the way to its final state, and whether lower blocks settle first.
+    """Find when each block settles, and whether lower blocks settle first.
 
-    Per block (`layer`): `verdict` (settles = its similarity to its final state is significantly lower at the first
-    checkpoint than at the last but one; still = the similarity at the first checkpoint is above 0.95, at 95 %;
-    undecided; too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its
-    95 % interval, `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens with at least this
-    similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain) with
-    `start_types_null` (of unrelated layers on these tokens), `settled_at` (step after which the similarity stays above
-    95 % of the way, interpolated in log2 of the step plus one; the first step if it is never under 0.95) with
-    `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
+    A block settles at the step after which its similarity to its final state stays above 95 % of the way from its first
+    value to 1. Each checkpoint is compared with the last one on the tokens that are ordinary (no sinks) in both.
 
-    Per history (`layer` null): `verdict` (together = the doublings of training until blocks settle differ by less
-    than one from the first to the last block; lower_first, upper_first = they rise or fall significantly with depth,
-    and not by less than one; unsettled = a block is 95 %
-    of the way only after the last but one checkpoint, so its time depends on the end; undecided), `slope`
-    (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
-    first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `start_share` (first
-    step as a share of the last), `measure` (cka, overlap_4),
-    `checkpoints` (compared), `left_out` (without geometry, or with too few ordinary tokens), `tokens` (ordinary in the
-    first and the last checkpoint), `rows`, `because`. Each checkpoint is compared with the last one on the tokens that
-    are ordinary in both.
+    Columns of all rows:
+
+    - the keys of a history
+    - `measure`: `cka` or `overlap_4`
+    - `layer`: layer of the block; null in the row of the whole history
+    - `start_share`: first step as a share of the last step
+    - `checkpoints`: number of compared checkpoints
+    - `left_out`: checkpoints without geometry or with too few ordinary tokens, each with the reason
+    - `tokens`: number of tokens that are ordinary in both the first and the last checkpoint
+    - `rows`: number of compared states of blocks
+    - `because`: the result in a few sentences
+
+    Columns of a block:
+
+    - `depth`
+    - `verdict`:
+        - `still`: the similarity is above 0.95 at the first checkpoint already (95 %).
+        - `settles`: the similarity rises significantly from the first checkpoint to the last but one.
+        - `undecided`: the rise is within error.
+        - `no_errors`: there is only one group of contexts, or a similarity has no value without one of the groups.
+    - `start`, `start_low`, `start_high`: similarity at the first checkpoint, with its 95 % interval
+    - `start_null`: expected similarity of unrelated layers
+    - `start_p`: share of permutations of the tokens that have at least the similarity `start`
+    - `start_types`: `start` with only one occurrence of each token type; null if too few tokens remain
+    - `start_types_null`: expected similarity of unrelated layers on these tokens
+    - `settled_at`: step at which the block settles, interpolated in log2(step + 1); the first step if the similarity is
+      never below 0.95
+    - `settled_at_low`, `settled_at_high`: limits of this step, which are steps of checkpoints, from the 95 % intervals
+      of the single similarities
+    - `settled_tokens`: tokens seen at `settled_at`; null if a checkpoint does not state them
+
+    Columns of the whole history:
+
+    - `slope`, `slope_low`, `slope_high`: number of doublings of training by which the last block settles after the
+      first, by a least-squares fit over depth, with its 98 % interval
+    - `verdict`:
+        - `together`: the whole interval of the slope is within one doubling of 0.
+        - `lower_first`: the slope is significantly positive, and not `together`.
+        - `upper_first`: the slope is significantly negative, and not `together`.
+        - `undecided`: the slope is within error.
+        - `unsettled`: a block settles only after the last but one checkpoint, so that its time depends on the end of
+          the history.
+        - `too_few`: there are fewer than 4 checkpoints or 3 blocks.
+        - `no_errors`: the slope has no interval.
+    - `claim` (lower layers settle first): `supports` if the slope is significantly above one doubling, `contradicts` if
+      it is significantly below; else, and for unsettled, `undecided`
     """
     frame = load_trained_blocks(lake)
     found = [
@@ -88,9 +121,10 @@ _TYPES |= {"checkpoints": pl.Int64(), "left_out": pl.List(pl.String()), "tokens"
 
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
-    """Time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1, interpolated.
+    """Return the time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1.
 
-    A block whose similarity is never under SETTLED_SHARE settles at the first checkpoint.
+    It is interpolated between checkpoints. It is the time of the first checkpoint if the similarity is never below
+    SETTLED_SHARE, and that of the last one if the similarity is below the target even there.
     """
     target = _target(similarity)
     below = np.flatnonzero(similarity < target)
@@ -102,7 +136,12 @@ def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float6
 
 
 def fit_slope(courses: list[Course], clock: Float64[np.ndarray, " checkpoints"], group: int = -1) -> float:
-    """Least-squares change of the settling time from depth 0 to 1, without the group `group` (-1: with all groups)."""
+    """Return the change of the settling time from depth 0 to depth 1, by least squares over the blocks.
+
+    Args:
+        clock: log2(step + 1) of each checkpoint, so that the change is in doublings of training.
+        group: index of the group of contexts that is left out; -1 leaves out none.
+    """
     times = [find_settling(each.value if group < 0 else each.without[group], clock[each.at]) for each in courses]
     return float(np.polyfit([each.depth for each in courses], times, 1)[0])
 
@@ -117,7 +156,7 @@ def _summarize_history(rows: pl.DataFrame, cells: list[CellRecords], measure: st
 
 
 def _summarize_courses(rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> list[dict[str, Any]]:
-    """Return the row of the whole history (order over depth), and one row per block."""
+    """Return a list of rows: first that of the whole history, then one per block."""
     if len(cells) < MIN_CHECKPOINTS:
         return [{"verdict": TOO_FEW, "rows": max(len(cells), 1)}]
     clock = np.log2(rows["step"].to_numpy().astype(float) + 1)
@@ -160,9 +199,10 @@ def _settling_columns(course: Course, rows: pl.DataFrame, steps: Float64[np.ndar
 
 
 def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"]) -> tuple[float | None, float | None]:
-    """Return the last step significantly below the target, and the step after the last one that may be below it.
+    """Return the limits of the step at which a block settles; both are None if a similarity has no interval.
 
-    The intervals are pointwise; both steps are None if an interval is missing.
+    The lower limit is the last step whose similarity is significantly below the target. The upper limit is the step
+    after the last one whose similarity may be below the target. The intervals hold for single steps.
     """
     short = [
         jackknife_estimate(course.value[i] - _target(course.value), course.without[:, i] - _target(course.without.T))
@@ -178,7 +218,7 @@ def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"
 
 
 def _target(similarity: np.ndarray) -> Any:
-    """Similarity from which a block has settled; the first axis of `similarity` is checkpoints."""
+    """Return the similarity above which a block has settled; the first axis of `similarity` is that of checkpoints."""
     always = np.min(similarity, axis=0) >= SETTLED_SHARE
     return np.where(always, SETTLED_SHARE, similarity[0] + SETTLED_SHARE * (1 - similarity[0]))
 
@@ -186,7 +226,7 @@ def _target(similarity: np.ndarray) -> Any:
 def _compare_types(
     first: LayerRecord, last: LayerRecord, token_ids: np.ndarray, tokens: ComparedTokens, measure: str
 ) -> dict[str, float | None]:
-    """Similarity of first and last checkpoint with one occurrence per token type, and its null; empty with too few."""
+    """Return the columns `start_types` and `start_types_null`; none if too few tokens remain or there is no value."""
     control = tokens.only(first_of_each(np.where(tokens.keep, token_ids, -1)))
     if control.count < tokens.count / 10 or not can_compare(control):
         return {}

@@ -1,7 +1,8 @@
-"""Sides of a comparison: a run of a model, one of its checkpoints, or either on some corpora; labels name them.
+"""Sides of a comparison, and the labels that name them.
 
-A label is `MODEL`, `MODEL@REVISION`, or the name of a run as findings print it: `MODEL · STAGE · RUN`. A model with
-several runs (stages, seeds) is refused with their names unless a revision or a run is named.
+A side is a run of a model or one of its checkpoints, on some corpora or on all. A label is `MODEL`, `MODEL@REVISION`,
+or the name of a run as findings print it: `MODEL · STAGE · RUN`. If a model has several runs (stages, seeds), a label
+that names neither a revision nor a run raises an error that lists the runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,15 +26,15 @@ class Side(NamedTuple):
 
     model: str
     revision: str | None
-    """None: the whole history."""
+    """Revision of the checkpoint; None for the whole history."""
     corpus: str | None = None
-    """Name or glob; None: every corpus that both sides have."""
+    """Name or glob of the corpora; None for every corpus that both sides have."""
     stage: str | None = None
     run: str | None = None
 
     @property
     def label(self) -> str:
-        """Label that names this side again, without its corpus."""
+        """Label from which `Labels.parse` makes this side, without its corpus."""
         if self.revision is not None:
             return f"{self.model}@{self.revision}"
         return " · ".join(word for word in (self.model, self.stage, self.run) if word is not None)
@@ -43,7 +44,7 @@ class Side(NamedTuple):
 
 
 class Labels:
-    """Parses the labels of a lake."""
+    """Parser of labels, which knows the models and runs of a lake."""
 
     def __init__(self, reader: LakeReader, models: Sequence[str]) -> None:
         self._models = models
@@ -52,7 +53,7 @@ class Labels:
         self._runs: Mapping[str, Run] = dict(zip(names, frame.rows(), strict=True))
 
     def parse(self, text: str) -> Side:
-        """Parse a label.
+        """Return the side that a label names.
 
         Raises:
             UsageError: the lake does not have the model.
@@ -71,13 +72,22 @@ class Labels:
 
 
 def match_corpora(rows: ModelRows, names: Sequence[str]) -> list[list[str]]:
-    """Corpora of the lake that each name or glob matches; UsageError if one matches none."""
+    """Return, for each name or glob, the list of the corpora of the lake that it matches.
+
+    Raises:
+        UsageError: a name or glob matches no corpus.
+    """
     known = rows.corpora
     return [[name] if name in known else match_names("--corpus", known, name) for name in names]
 
 
 def select_side(frame: pl.DataFrame, side: Side, whole: bool) -> tuple[Side, pl.DataFrame]:
-    """Select the rows of a side: of one history if `whole`, else of one checkpoint. Return them with the side's run.
+    """Select the rows of a side; return the side, completed with its stage and run, and the rows.
+
+    For a single checkpoint, the returned side also has the revision.
+
+    Args:
+        whole: if true, a side without a revision stands for the whole history; if false, for its newest checkpoint.
 
     Raises:
         UsageError: the model has no such revision, or has several runs of which none is named.
@@ -97,7 +107,7 @@ def select_side(frame: pl.DataFrame, side: Side, whole: bool) -> tuple[Side, pl.
 
 
 def has_several_steps(frame: pl.DataFrame, side: Side) -> bool:
-    """True if a run that this side may stand for has several steps."""
+    """Return True if a run that this side may stand for has several steps."""
     rows = select_history_rows(frame.filter(pl.col("model") == side.model))
     counts = _count_steps(rows)
     named = (side.model, side.stage, side.run)
@@ -105,7 +115,13 @@ def has_several_steps(frame: pl.DataFrame, side: Side) -> bool:
 
 
 def _choose_run(rows: pl.DataFrame, side: Side, whole: bool) -> Run:
-    """The named run, or else the only one with steps (with several steps if `whole`)."""
+    """Return the run that the side names or, if it names none, the only run of its model.
+
+    Runs without a step, or with only one step if `whole`, are disregarded if there are others.
+
+    Raises:
+        UsageError: the side names no run, and there are several.
+    """
     counts = _count_steps(rows)
     named: Run = (side.model, side.stage, side.run)
     enough = [run for run, steps in counts.items() if steps > int(whole)] or list(counts)
@@ -120,7 +136,7 @@ def _choose_run(rows: pl.DataFrame, side: Side, whole: bool) -> Run:
 
 
 def _count_steps(rows: pl.DataFrame) -> dict[Run, int]:
-    """Number of steps of each run of these rows; a checkpoint without a step does not count."""
+    """Return the number of different steps of each run; a checkpoint without a step does not count."""
     found = rows.group_by(RUN_COLUMNS).agg(pl.col("step").drop_nulls().n_unique().alias("steps"))
     return {(model, stage, run): steps for model, stage, run, steps in found.iter_rows()}
 

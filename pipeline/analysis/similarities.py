@@ -1,7 +1,8 @@
-"""Similarity of layers with errors over groups of contexts, from similarity records.
+"""Similarity of layers, from similarity records, with errors over groups of contexts.
 
-Every value comes with its values without each group of contexts (delete-a-group jackknife). Any function of
-similarities on the same tokens thus has a paired error, from its own values without each group.
+Every value comes with the values that remain if one group of contexts is left out (delete-a-group jackknife). A
+function of several similarities on the same tokens is computed with each group left out as well, so that its error is
+paired.
 """
 
 from collections.abc import Sequence
@@ -20,37 +21,37 @@ from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 CKA = "cka"
 OVERLAPS = {"overlap_1": 1, "overlap_4": 4, "overlap_16": 16}
-"""Neighbours per token of each overlap."""
+"""Number of neighbours per token that each overlap counts."""
 MEASURES = (CKA, *OVERLAPS)
 MIN_COUNTED = 20
-"""Fewest tokens with an equal nearest neighbour, and with another one, for an error of `overlap_1`: with fewer, two
-groups of contexts often give equal values, so that the 95 % interval misses in up to half of all pairs."""
+"""An `overlap_1` has an error only if at least this many tokens have the same nearest neighbour in both layers, and at
+least this many have different ones. With fewer, the values without each of two groups are often equal, and the 95 %
+interval misses the true value in up to half of all pairs."""
 HEADLINES = (CKA, "overlap_4")
-"""Measures of the findings over training and models."""
+"""Measures of the findings that compare checkpoints or models."""
 COMPARED_FIELDS = {
     "corpus_sha256": ("corpus", "Measure both on one corpus"),
     "corpus": ("corpus", "Measure both on one corpus"),
     "tokenizer_digest": ("tokenizer", "Compare models with one tokenizer"),
     "recipe_fingerprint": ("recipe", "Measure both by one recipe"),
 }
-"""Per column that decides which tokens are compared: its name in messages, and the remedy if it differs."""
+"""Columns whose values decide which tokens are compared. For each: its name in error messages, and the remedy if the
+values of two cells differ."""
 
 
 class Similarities(NamedTuple):
-    """Similarity of all pairs of layers."""
+    """Similarity of every layer of a first list with every layer of a second one."""
 
     value: Float64[np.ndarray, "first second"]
     without: Float64[np.ndarray, "groups first second"]
-    """Values that remain when one group of contexts is left out; empty if there is only one group.
-
-    NaN for an `overlap_1` that rests on fewer than MIN_COUNTED tokens.
-    """
+    """Entry g is the similarity with group g of the contexts left out; there are no entries if there is only one group,
+    or if errors were not asked for. Entries of an `overlap_1` are NaN if it rests on too few tokens (MIN_COUNTED)."""
     bound: Float64[np.ndarray, "first second"]
-    """Largest difference from the CKA of whole kernels; 0 for overlaps."""
+    """Largest possible distance between `value` and the CKA of the whole kernels; 0 for overlaps."""
 
 
 def shared_tokens(cells: Sequence[CellRecords]) -> ComparedTokens:
-    """Tokens that are ordinary in all of these cells.
+    """Return the choice of tokens that keeps those which are ordinary (no sinks) in all of these cells.
 
     Raises:
         UsageError: the cells have records of different tokens.
@@ -62,7 +63,10 @@ def shared_tokens(cells: Sequence[CellRecords]) -> ComparedTokens:
 
 
 def require_comparable(first: CellRecords, second: CellRecords) -> None:
-    """Raise UsageError, which names the first difference, unless both cells have records of the same tokens."""
+    """Raise UsageError unless both cells have records of the same tokens.
+
+    The message names the first column of COMPARED_FIELDS in which the cells differ, or the numbers of tokens.
+    """
     if first.tokens_digest == second.tokens_digest:
         return
     names = [f"{cell.about['model']}@{cell.about['revision']}" for cell in (first, second)]
@@ -74,7 +78,7 @@ def require_comparable(first: CellRecords, second: CellRecords) -> None:
             raise UsageError(asked, f"their {name} differs: {shown[0]} and {shown[1]}", do)
     sizes = len(first.token_ids), len(second.token_ids)
     found = f"their records are of different tokens ({sizes[0]} and {sizes[1]})"
-    raise UsageError(asked, found, "Run both sweeps with one `similarity.tokens`")
+    raise UsageError(asked, found, "Write the same number in similarity.tokens of both sweeps, and run them")
 
 
 def compare_layers(
@@ -85,11 +89,12 @@ def compare_layers(
     dtype: type = np.float64,
     errors: bool = True,
 ) -> Similarities:
-    """Similarity of all pairs of these layers by one of MEASURES.
+    """Return the similarity of every layer of `first` with every layer of `second`.
 
     Args:
-        dtype: dtype of the products of CKA.
-        errors: also compute the values without each group of contexts.
+        measure: one of MEASURES.
+        dtype: dtype in which the products of the CKA are computed.
+        errors: also compute the values with one group of contexts left out at a time.
     """
     if measure == CKA:
         stack = KernelStack(first, tokens, dtype)
@@ -106,7 +111,10 @@ def compare_layers(
 def mean_similarity(
     first: CellRecords, second: CellRecords, pairs: Sequence[tuple[int, int]], tokens: ComparedTokens, measure: str
 ) -> tuple[float, Float64[np.ndarray, " groups"]]:
-    """Mean similarity over pairs of layers of two cells, on all tokens and without each group; NaN without pairs."""
+    """Return the mean similarity over pairs of layers of two cells, and the means with one group left out at a time.
+
+    All values are NaN if there are no pairs. The second array is empty if there is only one group of contexts.
+    """
     if not pairs:
         n_groups = len(tokens.groups)
         return float("nan"), np.full(n_groups if n_groups > 1 else 0, np.nan)
@@ -116,20 +124,26 @@ def mean_similarity(
 
 
 def expected_similarity(measure: str, tokens: ComparedTokens) -> float:
-    """Similarity of unrelated layers: 0 for the debiased CKA."""
+    """Return the expected similarity of unrelated layers, which is 0 for the debiased CKA."""
     return 0.0 if measure == CKA else expected_overlap(OVERLAPS[measure], tokens.count)
 
 
 def can_compare(tokens: ComparedTokens) -> bool:
-    """True if enough tokens are left for a comparison, even without the largest group."""
+    """Return True if at least MIN_TOKENS tokens are kept, and also with the largest of several groups left out."""
     largest = max((int((tokens.group[tokens.keep] == g).sum()) for g in tokens.groups), default=0)
     return tokens.count - (largest if len(tokens.groups) > 1 else 0) >= MIN_TOKENS
 
 
 def jackknife_estimate(value: float, without: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimate:
-    """Interval of `value` by Student's t; `without` has the values that remain when one group of contexts is left out.
+    """Return a value with its interval by Student's t, from the values with one group of contexts left out at a time.
+
+    The limits are None if there are fewer than two groups, or if a value is not finite.
 
     Source: Efron and Stein 1981 (delete-a-group jackknife).
+
+    Args:
+        without: one value per left-out group.
+        level: coverage of the interval.
     """
     parts = np.asarray(without, float)
     n = len(parts)
@@ -141,6 +155,6 @@ def jackknife_estimate(value: float, without: Sequence[float] | np.ndarray, leve
 
 
 def estimate_columns(name: str, estimate: Estimate) -> dict[str, float | None]:
-    """Columns NAME, NAME_low and NAME_high; a value that is not finite is null."""
+    """Return an estimate as columns NAME, NAME_low and NAME_high; a number that is not finite is null."""
     finite = [x if x is not None and np.isfinite(x) else None for x in estimate]
     return dict(zip((name, f"{name}_low", f"{name}_high"), finite, strict=True))

@@ -33,26 +33,39 @@ SCHEMA: dict[str, pl.DataType] = {
 def similarity_of_records(
     first: CellRecords, second: CellRecords, pairs: Sequence[tuple[int, int]] | None = None
 ) -> pl.DataFrame:
-    """Similarity of pairs of layers of two cells on the tokens that are ordinary in both.
+    """Compute the similarity of pairs of layers of two cells, on the tokens that are ordinary (no sinks) in both.
 
-    Columns: `layer` and `depth` of the first cell, `other_layer` and `other_depth` of the second, `state` of the first,
-    `tokens` compared; `cka` with `cka_bound` (largest difference from the CKA of whole kernels), `overlap_1`, `_4` and
-    `_16`, each with its 95 % interval (`_low`, `_high`; null with one group of contexts, and for an `overlap_1` of
-    under MIN_COUNTED tokens) and the value of unrelated layers (`_null`). An overlap is null where the records have
-    fewer neighbours, or no token keeps this many ordinary ones. `imbalance` is the information imbalance from the first
-    layer to the second, `imbalance_back` the reverse (0: predicts the neighbours of the other; 1: unrelated), with
-    their intervals; null unless both records have ranks (`similarity: {ranks: true}`).
+    Columns, one row per pair of layers:
+
+    - `layer`, `depth`, `state`: those of the layer of the first cell
+    - `other_layer`, `other_depth`: those of the layer of the second cell
+    - `tokens`: number of compared tokens
+    - `cka`: debiased CKA
+    - `cka_bound`: largest possible distance of `cka` from the CKA of the whole kernels
+    - `overlap_1`, `overlap_4`, `overlap_16`: overlap of the nearest 1, 4 or 16 neighbours; null if the records have
+      fewer neighbours, or if no token has so many ordinary ones
+    - `imbalance`: information imbalance from the first layer to the second; 0 if the first layer predicts the
+      neighbours in the second, 1 if it has no information on them
+    - `imbalance_back`: the same from the second layer to the first; both are null unless both records have ranks
+      (`similarity: {ranks: true}`)
+    - the limits of the 95 % intervals of all these measures, with the endings `_low` and `_high`; null with a single
+      group of contexts, and for an `overlap_1` that rests on too few tokens (MIN_COUNTED)
+    - the expected value of unrelated layers of the CKA and the overlaps, with the ending `_null`
 
     Args:
-        pairs: layers of the first and the second cell; by default each layer with the one nearest in depth.
+        pairs: pairs of a layer of the first cell and a layer of the second; by default those of `match_layers`.
 
     Raises:
-        UsageError: the records are not of the same tokens, or too few of these are ordinary in both.
+        UsageError: the records are not of the same tokens, or too few tokens are ordinary in both cells.
     """
     tokens = shared_tokens([first, second])
     if not can_compare(tokens):
         asked = f"similarity of {first.about['model']} and {second.about['model']}"
-        raise UsageError(asked, f"{tokens.count} tokens are ordinary in both", "Record more tokens: similarity.tokens")
+        raise UsageError(
+            asked,
+            f"only {tokens.count} tokens are ordinary (no sinks) in both",
+            "Record more tokens: raise similarity.tokens in the sweep",
+        )
     chosen = match_layers(first, second) if pairs is None else list(pairs)
     columns = {name: _compare_pairs(first, second, chosen, tokens, name) for name in MEASURES}
     rows = [
@@ -68,7 +81,7 @@ def similarity_of_records(
 
 
 def explain_nulls(found: pl.DataFrame) -> list[str]:
-    """Reasons for similarities that are null although the records have enough neighbours."""
+    """Return one text per measure that is null in a layer although the records have enough neighbours: the reason."""
     reasons = []
     for name in MEASURES:
         count = found.filter(pl.col(name).is_null() & pl.col(f"{name}_null").is_not_null()).height
@@ -109,7 +122,7 @@ def _compare_pairs(
 
 
 def _imbalances(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens) -> dict[str, float | None]:
-    """Information imbalance both ways with jackknife intervals; empty without ranks."""
+    """Return the columns of the information imbalance in both directions, with intervals; none without ranks."""
     if first.ranks is None or second.ranks is None:
         return {}
     groups = tokens.groups if has_groups(tokens) else []

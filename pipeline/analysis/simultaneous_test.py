@@ -1,11 +1,13 @@
-"""Simultaneous test of all differences within a noisy curve, with paired errors where its points share contexts.
+"""Simultaneous test of all differences within a noisy curve, with paired errors if its points share contexts.
 
 A peak is selected as the highest of many points, so a test of one difference at two standard errors is invalid: the
-highest and the lowest of 20 noisy equal values nearly always differ by more. All differences within a curve are
-therefore tested simultaneously, with Tukey's studentized range: the largest difference of a pure-noise curve, in
-standard errors, exceeds the bound in at most 5 % of curves. `critical_difference` simulates independent errors whose
-size varies over points as much as this curve's errors vary (`spread`). `critical_paired_difference` simulates errors
-of equal size that are as correlated in neighbouring points as this curve's errors are (`correlation`).
+highest and the lowest of 20 noisy values with the same truth nearly always differ by more than that. All differences
+within a curve are therefore tested simultaneously, with Tukey's studentized range. The largest difference of a
+pure-noise curve, in standard errors, exceeds the bound in at most 5 % of such curves.
+
+Bounds are simulated. `critical_difference` has independent errors whose size varies over the points as much as the
+errors of the given curve do (`spread`). `critical_paired_difference` has errors of equal size whose correlation between
+neighbouring points is that of the errors of the given curve (`correlation`).
 """
 
 from functools import lru_cache
@@ -21,20 +23,24 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 FALSE_POSITIVE_RATE = 0.05
-"""Largest probability that any difference of a pure-noise curve is called significant."""
+"""Largest probability that a pure-noise curve has any difference that is called significant."""
 MIN_STANDARD_ERRORS = 2.0
 """Smallest critical difference, in standard errors."""
 POOLING_REACH = 2
-"""Neighbours on either side pooled into a point's variance, which alone rests on three or four degrees of freedom."""
+"""The variance of a point is averaged with those of this many neighbours on either side, since on its own it has only
+three or four degrees of freedom."""
 ERROR_SPREADS = (1.0, 2.0, 4.0, 8.0)
 """Ratios of the largest to the smallest true error for which critical differences are simulated."""
 CORRELATIONS, CORRELATION_LIMITS = (0.0, 0.5, 0.9, 0.99), (0.25, 0.6, 0.92)
-"""Correlations of neighbouring errors for which critical differences are simulated, and the estimates between them."""
+"""Correlations of neighbouring errors for which critical differences are simulated, and the limits between which an
+estimated correlation is rounded to each of these."""
 SMOOTH = 0.9
-"""Correlation at and above which each variance is at least the mean of the curve's variances."""
+"""Correlation of neighbouring errors from which each variance is raised to at least the mean variance of the curve."""
 SIMULATED = 4000
+"""Number of curves in a simulation; half of it for curves of over 32 points with correlated errors."""
 EXACT_UP_TO = 32
-"""Most points whose bounds are simulated at the curve's length; longer ones use the next power of sqrt(2), stricter."""
+"""Largest number of points for which a bound is simulated with just as many points. For a longer curve, the number is
+rounded up to a power of sqrt(2), which gives a stricter bound."""
 _TINY = float(np.finfo(float).tiny)
 
 
@@ -42,9 +48,10 @@ class PairErrors(NamedTuple):
     """Errors of the differences between the points of each curve."""
 
     variance: Floats
-    """Variance of value[j] - value[i], indexed [curve, i, j]; for paired errors, at least this pair's own."""
+    """Variance of value[j] - value[i], indexed [curve, i, j]. If errors are paired, it is never below the estimate from
+    this pair alone."""
     bound: Floats
-    """Number of standard errors that a significant difference exceeds, per curve."""
+    """Number of standard errors above which a difference is significant, [curves]."""
 
     @property
     def margin(self) -> Floats:
@@ -67,10 +74,13 @@ def estimate_unpaired_errors(se: Floats, df: int, alpha: float = FALSE_POSITIVE_
 def estimate_paired_errors(deviations: Floats, alpha: float = FALSE_POSITIVE_RATE) -> PairErrors:
     """Estimate the errors of differences from deviations per group of contexts (`group_errors`).
 
-    `deviations` is [curves, points, groups].
+    The part of the error that all points of a group share cancels in a difference. The variance of the rest is averaged
+    over neighbouring points. The variance of a difference is never below the estimate from its two points alone, since
+    distant points may share less of their error than others do.
 
-    The part of the error that all points of a group share cancels. The rest is pooled over neighbouring points; the
-    variance of a pair is never below its own estimate, since the errors of distant points may share less than average.
+    Args:
+        deviations: [curves, points, groups].
+        alpha: largest share of pure-noise curves with a significant difference.
     """
     points, df = deviations.shape[1], deviations.shape[2] - 1
     variance, own = _paired_variances(deviations)
@@ -83,7 +93,7 @@ def estimate_paired_errors(deviations: Floats, alpha: float = FALSE_POSITIVE_RAT
 
 
 def _paired_variances(deviations: Floats) -> tuple[Floats, Floats]:
-    """Variance of each point without the error that all points share, and of the difference of each pair of points."""
+    """Return the variance of each point without the error that all points share, and that of each difference."""
     points = deviations.shape[1]
     rest = deviations - deviations.mean(1, keepdims=True)
     products = rest @ rest.transpose(0, 2, 1)
@@ -102,19 +112,27 @@ def estimate_correlation(deviations: Floats) -> Floats:
 
 
 def pool_variances(variance: Floats) -> Floats:
-    """Average each variance with up to POOLING_REACH neighbours on either side; never less than its own value."""
+    """Return the mean of each variance and of those of up to POOLING_REACH neighbours on either side.
+
+    A variance that is above this mean stays as it is.
+    """
     total, count = _windows(variance)
     return np.maximum(variance, total / count)
 
 
 def estimate_error_spread(variance: Floats, df: int) -> Floats:
-    """Estimate the ratio of the largest to the smallest true error of each curve, rounded up to ERROR_SPREADS.
+    """Estimate the ratio of the largest to the smallest true error of each curve, rounded up to one of ERROR_SPREADS.
 
-    The estimate uses the variance of log(variance / mean of its neighbours), variance being [curves, points]. If
-    errors are log-uniform between 1 and S times the smallest, the log of a variance has variance log(S)^2 / 3, in
-    addition to trigamma(df / 2) from its df degrees of freedom.
+    The estimate comes from the variance, over points, of the log of each variance divided by the mean of its
+    neighbours. If the log of the true error is uniform from that of the smallest to that of S times the smallest, the
+    log of an estimated variance has variance log(S)^2 / 3, in addition to trigamma(df / 2) from its df degrees of
+    freedom.
 
     Source: moments of log variances, as in Smyth 2004 (limma).
+
+    Args:
+        variance: estimated variance of each point, [curves, points].
+        df: degrees of freedom of each variance.
     """
     variance = np.maximum(variance, _TINY)
     total, count = _windows(variance)
@@ -127,7 +145,7 @@ def estimate_error_spread(variance: Floats, df: int) -> Floats:
 
 
 def _windows(variance: Floats) -> tuple[Floats, Ints]:
-    """Sum and number of the variances of each point and its neighbours."""
+    """Return the sum of the variances of each point and its neighbours, and the number of these variances."""
     n = variance.shape[-1]
     sums = np.concatenate([np.zeros_like(variance[..., :1]), variance.cumsum(-1)], axis=-1)
     last, first = np.minimum(np.arange(n) + POOLING_REACH + 1, n), np.maximum(np.arange(n) - POOLING_REACH, 0)
@@ -136,11 +154,11 @@ def _windows(variance: Floats) -> tuple[Floats, Ints]:
 
 @lru_cache(maxsize=256)
 def critical_difference(points: int, df: int, alpha: float = FALSE_POSITIVE_RATE, spread: float = 1.0) -> float:
-    """Return the bound that the largest difference of equal values, in standard errors, exceeds at rate `alpha`.
+    """Return the bound that the largest difference of a pure-noise curve, in standard errors, exceeds at rate `alpha`.
 
-    Simulated by hand, with a fixed seed: normal values, chi-squared variances pooled by `pool_variances`, true errors
-    log-uniform from 1 to `spread` times the smallest. scipy.stats.studentized_range covers only equal errors with one
-    variance for all points.
+    It is simulated with a fixed seed, from normal values and chi-squared variances that `pool_variances` averages. The
+    true errors are log-uniform from 1 to `spread` times the smallest. scipy.stats.studentized_range covers only errors
+    of equal size with one variance for all points.
 
     Source: the studentized range (Tukey 1953).
     Bias: conservative. The result is the upper 97.5 % bound of the simulated quantile, which is the quantile at a
@@ -162,7 +180,11 @@ def critical_difference(points: int, df: int, alpha: float = FALSE_POSITIVE_RATE
 def critical_paired_difference(points: int, df: int, alpha: float, correlation: float) -> float:
     """Return the bound of `critical_difference` for errors per group that are a stationary AR(1) series over points.
 
-    Smooth errors are alike in neighbouring points, so that pooling these adds no degrees of freedom.
+    If errors are smooth, those of neighbouring points are nearly the same, and averaging their variances adds no
+    degrees of freedom. The bound is then larger.
+
+    Args:
+        correlation: correlation of the errors of neighbouring points.
     """
     random, groups = np.random.default_rng([points, df, round(100 * correlation)]), df + 1
     curves = SIMULATED if points <= EXACT_UP_TO else SIMULATED // 2
@@ -182,7 +204,7 @@ def critical_paired_difference(points: int, df: int, alpha: float, correlation: 
 
 
 def _upper_quantile(squares: Floats, alpha: float) -> float:
-    """Upper 97.5 % confidence bound of the 1 - alpha quantile of the square roots of `squares`."""
+    """Return the upper 97.5 % confidence bound of the 1 - alpha quantile of the square roots of `squares`."""
     n = len(squares)
     above = n * alpha - 2 * np.sqrt(n * alpha * (1 - alpha))
     return float(np.sqrt(np.sort(squares)[-max(1, int(above))]))
@@ -190,7 +212,7 @@ def _upper_quantile(squares: Floats, alpha: float) -> float:
 
 def _paired_bound(points: int, df: int, alpha: float, spread: float, correlation: float) -> float:
     bound = _critical_bound(points, df, alpha, spread)
-    if df == 1:  # errors that drift along the curve are one variable, which is selected among many pairs
+    if df == 1:  # errors that drift along the curve are one variable, of which the test selects the largest difference
         bound = max(bound, float(stdtrit(df, 1 - alpha / 4)))
     if correlation == 0:
         return bound

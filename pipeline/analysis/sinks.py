@@ -1,7 +1,7 @@
-"""Attention sinks: mid-layer anisotropy without them, and at another context length.
+"""Attention sinks: how much of mid-layer anisotropy is left without them, and what it is at another context length.
 
 A sink is the first token of its context or a token of extreme norm. One long vector per context adds variance along one
-line, so anisotropy falls with context length merely because the sinks' share of the tokens falls.
+line. Anisotropy therefore falls with the length of contexts, merely because the share of sinks among the tokens falls.
 """
 
 from typing import Any
@@ -26,35 +26,51 @@ from pipeline.analysis.group_errors import add_errors, average_points, paired_ha
 MIDDLE_DEPTHS = (0.25, 0.75)
 """Depth range of the middle blocks, as shares of the number of blocks."""
 SINK_VERDICT_LIMIT = 0.5
-"""Remaining share of anisotropy below which the verdict is `sinks`."""
+"""If less than this share of anisotropy is left without sinks, the verdict is `sinks`."""
 REFERENCE_CONTEXT_TOKENS = 256
 """Context length of the recipe `standard`, to which anisotropy is rescaled."""
 
 
 def compute_sinks(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compute the share of mid-layer anisotropy left without sink tokens, for the newest checkpoint of each history.
+    """Compute the share of mid-layer anisotropy that is left without sink tokens, at each history's newest checkpoint.
 
-    Columns: keys, `revision`, `step`, `verdict` (sinks = significantly less than half is left, not_sinks =
-    significantly more, undecided, no_errors, unknown), `claim` (most mid-layer anisotropy comes from sink tokens:
-    supports, contradicts, undecided), `anisotropy` and `anisotropy_no_sink` (means over blocks of depth 0.25 to 0.75),
-    `at_256` (anisotropy rescaled to contexts of 256 tokens), `participation_ratio` with and without sinks, `left` (the
-    ratio of both anisotropies) with its 95 % interval by Student's t, `paired` (true if the interval comes from the
-    ratio of each group), `context_tokens`, `rows`, `because`.
-    Bias: without values per group, errors of all blocks and of both numbers are treated as fully correlated and added,
-        which overstates the error of the ratio.
+    The middle blocks are those of depth 0.25 to 0.75. Columns, one row per history:
+
+    - the keys of a history, `revision`, `step`
+    - `verdict`:
+        - `sinks`: less than half of the anisotropy is left (95 %).
+        - `not_sinks`: more than half of the anisotropy is left (95 %).
+        - `undecided`: the interval of the share contains a half.
+        - `no_errors`: the share has no interval.
+        - `unknown`: anisotropy with or without sink tokens is null in a middle block.
+    - `claim` (most mid-layer anisotropy comes from sink tokens): `supports` for sinks, `contradicts` for not_sinks,
+      else `undecided`
+    - `anisotropy`, `anisotropy_no_sink`: means over the middle blocks
+    - `at_256`: mean over the middle blocks of anisotropy rescaled to contexts of 256 tokens
+    - `participation_ratio`, `participation_ratio_no_sink`: means over the middle blocks
+    - `left`, `left_low`, `left_high`: `anisotropy_no_sink` divided by `anisotropy`, with its 95 % interval by Student's
+      t
+    - `paired`: true if the interval comes from the values of both in each group of contexts
+    - `context_tokens`: tokens per context
+    - `rows`: number of middle blocks
+    - `because`: the result in a few sentences
+
+    Bias: without values per group, the errors of all blocks and of both numbers are treated as fully correlated and
+        added, which overstates the error of the ratio.
     """
     return _summarize_models(select_newest_rows(load_layer_rows(lake)))
 
 
 def rescale_to_context_length(lake: LakeOrFrame, context_tokens: int = REFERENCE_CONTEXT_TOKENS) -> pl.DataFrame:
-    """Rescale each row's anisotropy to another context length, to compare runs of different lengths.
+    """Rescale the anisotropy of each row to another context length, to compare runs with contexts of different lengths.
 
-    Columns: keys, label, `layer`, `depth`, `anisotropy`, `anisotropy_no_sink`, `context_tokens` and
-    `anisotropy_at` (null if an input of the formula is null).
+    Columns: the keys of a history, `revision`, `step`, `layer`, `depth`, `anisotropy`, `anisotropy_no_sink`,
+    `context_tokens`, and `anisotropy_at`, the rescaled anisotropy, which is null if an input of the formula is null.
     Source: two kinds of tokens, sinks of one vector of norm m with share p, and the others with trace R and variance v
         along it: A = (p (1 - p) m^2 + (1 - p) v) / (p (1 - p) m^2 + (1 - p) R). Only the share of first tokens
         depends on length; m, v and R follow from the row's trace, its sinks' share of it, and A with and without them.
-    Bias: none if all sinks of a layer are the same vector. Their variance around it is attributed to the other tokens.
+    Bias: none if all sinks of a layer are the same vector. Otherwise, their variance around their mean is attributed to
+        the other tokens.
     """
     kept = [*HISTORY_COLUMNS, *LABEL_COLUMNS, "layer", "depth", "anisotropy", "anisotropy_no_sink", "context_tokens"]
     return load_layer_rows(lake).select(*kept, _at_length(context_tokens).alias("anisotropy_at"))
@@ -63,7 +79,8 @@ def rescale_to_context_length(lake: LakeOrFrame, context_tokens: int = REFERENCE
 def _at_length(context_tokens: int) -> pl.Expr:
     share = pl.col("n_sink_tokens") / pl.col("n_tokens")
     share_there = share + 1 / context_tokens - 1 / pl.col("context_tokens")
-    # Shares of the trace: `line` (sinks), `rest` (others), `along` (rest on that line), `top` (rest, largest axis).
+    # These are shares of the trace: `line` is that of the sinks, `rest` that of the other tokens, `along` that of the
+    # other tokens along the line of the sinks, and `top` that of the other tokens along their own longest axis.
     line = pl.min_horizontal(pl.col("sink_variance_share") / (1 - share), pl.col("anisotropy"))
     rest = 1 - line
     along = pl.col("anisotropy") - line

@@ -1,7 +1,7 @@
 """Anisotropy, effective rank and spectral decay over training, for comparison with the phases of Li et al. 2025.
 
-Anisotropy is the mean over the blocks. RankMe and alpha are those of the last hidden state (after the final norm where
-the model has one), which Li et al. read.
+Anisotropy is the mean over the blocks. RankMe, the effective rank, and alpha, the spectral decay, are those of the last
+hidden state, which Li et al. use. If the model has a final norm, this is the state after it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,23 +29,24 @@ WORDS = make_words(
     none="flat", r="rising", f="falling", rf="rise-fall", fr="fall-rise", frf="fall-rise-fall", rfr="rise-fall-rise"
 )
 SMALLEST_RISE = 0.05
-"""Smallest change of mean anisotropy from the first to the last checkpoint that counts as a rise."""
+"""Change of mean anisotropy, from the first to the last checkpoint, above which it counts as a rise."""
 ENDS = ("", "_low", "_high")
 
 
 class Trend(NamedTuple):
-    """Metric that is followed over training."""
+    """A metric that is followed over training, and the claim about it."""
 
     title: str
     effect: str
-    """Column of the effect that the claim is about: change, peak or mirror."""
+    """Column of the effect that the claim is about: `change`, `peak` or `mirror`."""
     claim: str
     bound: float
-    """A significantly larger effect supports the claim, a significantly smaller effect contradicts it."""
+    """Bound of the effect: a significantly larger effect supports the claim, and a significantly smaller one
+    contradicts it."""
     log: bool = False
-    """True if changes are shares of the value."""
+    """True if the curve is that of the logarithm, so that changes are shares of the value."""
     of_blocks: bool = False
-    """True for the mean over the blocks, else the last hidden state."""
+    """True for the mean over the blocks, false for the value of the last hidden state."""
 
 
 RISES, PEAKS = "anisotropy rises over training", "the effective rank expands and then compresses in training"
@@ -59,23 +60,38 @@ TRENDS = {
     "alpha_no_sink": Trend("Alpha without sink tokens", "mirror", MIRRORS, SMALLEST_PEAK),
 }
 RANK_OF = {"alpha": "effective_rank_sigma", "alpha_no_sink": "effective_rank_sigma_no_sink"}
-"""Metric of effective rank with which each alpha is compared."""
+"""Metric of effective rank with which each metric of alpha is compared."""
 LARGEST_CORRELATION = -0.5
-"""Alpha mirrors the rank if the correlation of alpha and rank, from start to stop, is significantly below this."""
+"""Alpha mirrors the rank only if the correlation `with_rank` is significantly below this."""
 
 
 def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
-    """Classify anisotropy, RankMe and alpha over training, one row per history and metric of TRENDS.
+    """Classify the curves of anisotropy, RankMe and alpha over training.
 
-    Columns: keys of a history, `metric`, `verdict` (flat, rising, falling, rise-fall, fall-rise, fall-rise-fall = the
-    RankMe of Li et al., rise-fall-rise = their alpha, oscillating; too_few, no_errors), `claim` (of the metric's Trend:
-    supports, contradicts, undecided), `change` from the first to the last checkpoint, `peak` (largest height of an
-    interior checkpoint above both sides) and `valley` (largest depth of one below both sides), each with its 95 %
-    interval and, of RankMe, as a share; of alpha, `mirror` (smaller of its fall while RankMe expands and its rise while
-    RankMe compresses) and `with_rank` (its correlation with log RankMe meanwhile), with 95 % intervals, between the
-    steps `rank_start`, `rank_peak` and `rank_stop`, null where RankMe has no significant peak; `peak_step`,
-    `valley_step`, `first` and `last` step, `start_share` (first as a share of last), `rows`, `paired`, `left_out`
-    steps, `because`. Intervals of peak and valley are simultaneous over all differences of the curve.
+    Columns, one row per history and metric of TRENDS:
+
+    - the keys of a history, `metric`
+    - `verdict`:
+        - `flat`: the metric does not change significantly.
+        - `rising`, `falling`, `rise-fall`, `fall-rise`, `fall-rise-fall`, `rise-fall-rise`: these are its main moves.
+          Li et al. report `fall-rise-fall` for RankMe and `rise-fall-rise` for alpha.
+        - `oscillating`: it has more main moves.
+        - `too_few`: the metric is known at fewer than three steps.
+        - `no_errors`: it has no standard errors.
+    - `claim`: answer to the claim in TRENDS, `supports`, `contradicts` or `undecided`
+    - `change`: value at the last checkpoint minus that at the first
+    - `peak`: largest height of an interior checkpoint above both sides
+    - `valley`: largest depth of an interior checkpoint below both sides
+    - `change`, `peak` and `valley` have 95 % intervals in the columns with the endings `_low` and `_high`; those of
+      peak and valley are simultaneous over all differences of the curve. For RankMe, all three are shares of the value.
+    - `mirror`, `with_rank` with 95 % intervals, `rank_start`, `rank_peak`, `rank_stop`: comparison of alpha with
+      RankMe, as in `rank_mirror.measure_mirroring`; null for other metrics, and if RankMe has no significant peak
+    - `peak_step`, `valley_step`: step of the peak or of the highest value, and of the valley or of the lowest value
+    - `first`, `last`, `start_share`: first and last step, and the first as a share of the last
+    - `rows`: number of steps of the curve
+    - `paired`: true if the errors are paired
+    - `left_out`: steps without a value or an error
+    - `because`: the result in a few sentences
     """
     frame = select_history_rows(load_layer_rows(lake))
     points = {metric: _gather(frame, metric) for metric in TRENDS}
@@ -84,7 +100,7 @@ def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """One point per history and step, with the columns of `add_errors`."""
+    """Return the points of a metric, one per history and step, with the columns of `add_errors`."""
     rows = select_block_rows(frame) if TRENDS[metric].of_blocks else select_last_states(frame)
     rows = rows.filter(pl.col(metric).is_not_null().any().over(*HISTORY_COLUMNS, "layer"))
     points = average_points(add_errors(rows, metric, TRENDS[metric].log), [*HISTORY_COLUMNS, "step", "contexts_digest"])
@@ -125,7 +141,10 @@ def _add_claim(found: pl.DataFrame, metric: str, points: Mapping[str, pl.DataFra
 
 
 def _add_mirror(found: pl.DataFrame, metric: str, points: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Add the columns of MIRROR_TYPES, null unless the metric is an alpha whose rank has a significant peak."""
+    """Add the columns of MIRROR_TYPES.
+
+    They are null unless the metric is an alpha and the effective rank of the history has a significant peak.
+    """
     if metric not in RANK_OF:
         return found.with_columns(pl.lit(None, kind).alias(name) for name, kind in MIRROR_TYPES.items())
     name = RANK_OF[metric]
@@ -135,7 +154,7 @@ def _add_mirror(found: pl.DataFrame, metric: str, points: Mapping[str, pl.DataFr
 
 
 def _measure_changes(points: pl.DataFrame) -> pl.DataFrame:
-    """`change` from the first to the last checkpoint of each history, with its interval."""
+    """Return the `change` from the first to the last checkpoint of each history, with its interval."""
     rows = list(_each_change(points.drop_nulls("value").sort("step")))
     types = {name: points.schema[name] for name in HISTORY_COLUMNS} | {f"change{end}": pl.Float64() for end in ENDS}
     return pl.DataFrame(rows, schema=types, orient="row")

@@ -1,4 +1,4 @@
-"""Reliability of measurements: one row per doubt about a row of the lake, with value, limit and reason."""
+"""Reliability of measurements: the doubts about the rows of a lake, each with a value, its limit and the reason."""
 
 from typing import Any, NamedTuple
 
@@ -11,13 +11,14 @@ class DoubtRule(NamedTuple):
     """A condition under which part of a row is unreliable."""
 
     about: str
-    """Part in doubt: dimension, id_authors, row or label."""
+    """Part of the row that is in doubt: `dimension`, `id_authors`, `row` (all of it) or `label`."""
     verdict: str
-    """doubtful = unreliable; care = reliable if read with the reason in mind."""
+    """`doubtful` if the part is unreliable; `care` if it is reliable as long as the reason is kept in mind."""
     value: pl.Expr
-    """Number, or condition as 0 or 1, that exceeds `limit` if there is a doubt."""
+    """A number, or a condition as 0 or 1. There is a doubt if it exceeds `limit`."""
     limit: float
     because: str
+    """Reason of the doubt, as a clause."""
 
 
 def _flagged(word: str) -> pl.Expr:
@@ -28,12 +29,12 @@ _COPIES = pl.col("n_duplicates") + pl.col("n_near_duplicates")
 _ALL = pl.col("n_points") + _COPIES + pl.col("n_unresolved") + pl.col("n_nonfinite")
 _COPIED_SHARE = _COPIES / _ALL
 _STEPS = pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest")
-"""Number of different steps at which the history has the weights of this row."""
+"""Number of different steps whose labels, in the same history, have the weights of this row."""
 SOUND = "sound"
-"""Verdict of a history without a doubt."""
+"""Verdict on a part of a history about which there is no doubt."""
 WORST_FIRST = ("doubtful", "care", SOUND)
 CLEAN_AUDITS = ("NEW", "UNCHANGED")
-"""Audit states without a finding."""
+"""States of audited checkpoints about which the audit reported nothing."""
 
 DOUBT_RULES: dict[str, DoubtRule] = {
     "status": DoubtRule("row", "doubtful", pl.col("status") != "ok", 0, "its status is not ok"),
@@ -112,15 +113,16 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "row", "care", _flagged("shorter_context"), 0, "contexts are shorter than the recipe's"
     ),
 }
-"""Limits follow `pipeline/recipes.md` and `shapelake metrics`. The limits of `ks`, `same_context` and `same_token` are
-not tests: the first two are the sizes at which dimension was observed to change by 10 %."""
+"""Rules by name of the doubt. The limits are those of `pipeline/recipes.md` and `shapelake metrics`. Those of `ks`,
+`same_context` and `same_token` come from no test; the first two are the values at which dimension was observed to
+change by 10 %."""
 
 
 def list_doubts(lake: LakeOrFrame) -> pl.DataFrame:
-    """List every doubt about every row.
+    """List every doubt about every row of the lake; a row without a doubt is not listed.
 
-    Columns: keys, `revision`, `step`, `layer`, `doubt` (a name of DOUBT_RULES), `about` (dimension, id_authors, row,
-    label), `verdict` (doubtful, care), `value`, `limit`, `because`. Rows without a doubt are not listed.
+    Columns, one row per doubt: the keys of a history, `revision`, `step`, `layer`, `doubt` (a name in DOUBT_RULES), the
+    fields `about`, `verdict`, `value` and `limit` of its rule, and `because` (the reason with the value and the limit).
     """
     frame = load_layer_rows(lake)
     kept = [*HISTORY_COLUMNS, "revision", "step", "layer"]
@@ -134,11 +136,20 @@ def list_doubts(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def compute_trust(lake: LakeOrFrame) -> pl.DataFrame:
-    """Summarize the doubts about each history, one row per (keys, `about`).
+    """Summarize the doubts about each history.
 
-    Columns: keys, `about`, `verdict` (the worst of any row: doubtful, care; sound = no row in doubt), `share` of the
-    rows that have a doubt of this verdict, `rows`, `doubt` (the most frequent of these, a name of DOUBT_RULES; null
-    without one), `because`.
+    Columns, one row per history and part that can be in doubt:
+
+    - the keys of a history
+    - `about`: the part, `dimension`, `id_authors`, `row` or `label`
+    - `verdict`, the worst one of all rows:
+        - `doubtful`: the part is unreliable in some rows.
+        - `care`: the part needs care in some rows.
+        - `sound`: no row has a doubt about it.
+    - `share`: share of the rows that have a doubt with this verdict
+    - `rows`: number of rows of the history
+    - `doubt`: the most frequent of these doubts, a name in DOUBT_RULES; null if there is none
+    - `because`: the result in one sentence
     """
     every = load_layer_rows(lake).group_by(HISTORY_COLUMNS).agg(rows=pl.len())
     parts = sorted({rule.about for rule in DOUBT_RULES.values()})

@@ -1,4 +1,4 @@
-"""Similarity records, with which a layer can be compared with any other, and the comparisons. NumPy only.
+"""Similarity records, and the comparisons of two layers from their records. This package needs only NumPy.
 
 Records are made from hidden states by `pipeline.geometry.similarity`.
 """

@@ -1,8 +1,9 @@
 """Debiased linear CKA of layers from factors of their kernels, with an error bound and leave-one-group-out values.
 
-CKA is the cosine of two kernels after U-centring, which removes row means from the off-diagonal entries so that
-independent clouds have mean 0 at any width. Whole kernels are never stored: one block (tokens of one group by tokens of
-another) is computed at a time for all layers, so memory is layers * (tokens / groups)^2 * 4 bytes.
+CKA is the cosine of two kernels after U-centring. U-centring removes row means from the off-diagonal entries, so that
+the CKA of independent point clouds has mean 0 at any width. Whole kernels are never stored. One block of every kernel,
+the tokens of one group by those of another, is computed at a time, which takes layers * (tokens / groups)^2 numbers of
+4 or 8 bytes.
 
 Source: Kornblith et al. 2019 (CKA); Song et al. 2012, equation 5 (unbiased HSIC); Szekely & Rizzo 2014, section 3
     (U-centred matrices and their inner product).
@@ -18,16 +19,20 @@ from pipeline.similarity.blas_threads import on_one_blas_thread
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 MIN_TOKENS = 8
-"""Minimum number of tokens of a comparison: U-centring divides by n - 3."""
+"""Smallest number of tokens that a comparison needs. U-centred matrices of n tokens have n (n - 3) / 2 degrees of
+freedom, so at least 4 tokens are needed in any case."""
 Products = Float64[np.ndarray, "parts first second"]
-"""Inner products of U-centred kernels: on all tokens, then without each group."""
+"""Inner products of the U-centred kernels of pairs of layers. Part 0 uses all tokens; part 1 + g leaves out group g."""
 
 
 class KernelStack:
-    """Factors of the kernels of several layers on the same tokens, each scaled to trace 1.
+    """Factors of the kernels of several layers on the same tokens, scaled so that each kernel has trace 1.
+
+    Tokens that the comparison does not keep are dropped; the others are sorted by group.
 
     Args:
-        dtype: dtype of products and their sums; float32 has an error of about 1e-6 in CKA.
+        records: one record per layer.
+        dtype: dtype of the kernel entries and of their products; float32 causes an error of about 1e-6 in CKA.
     """
 
     def __init__(self, records: Sequence[LayerRecord], tokens: ComparedTokens, dtype: type = np.float64) -> None:
@@ -35,12 +40,13 @@ class KernelStack:
         order = order[np.argsort(tokens.group[order], kind="stable")]
         names = tokens.group[order]
         self.starts = [*np.flatnonzero(np.diff(names, prepend=-1)).tolist(), len(order)]
-        """Index of the first token of each group, followed by the number of tokens."""
+        """Index of the first token of each group in the sorted tokens, followed by the number of tokens."""
         factors = np.stack([record.factors[order] for record in records])
         self.scales = np.sqrt((factors**2).sum((1, 2)))
         """Square root of the trace of each kernel before scaling."""
         self.factors = (factors / np.maximum(self.scales, 1e-300)[:, None, None]).astype(dtype)
         self.tails = np.array([record.tail for record in records]) / np.maximum(self.scales, 1e-300) ** 2
+        """Norm of the part of each scaled and U-centred kernel that the factors leave out."""
 
     @property
     def n_tokens(self) -> int:
@@ -48,18 +54,18 @@ class KernelStack:
 
     @property
     def parts(self) -> list[slice]:
-        """Slice of the tokens of each group."""
+        """One slice per group, which selects the group's tokens."""
         return [slice(a, b) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
 
     def block(self, rows: slice, columns: slice) -> Float[np.ndarray, "layers entries"]:
-        """Return the block rows x columns of every kernel, with zeros on the kernel's diagonal."""
+        """Return the entries of every kernel at these rows and columns, flattened; a diagonal entry is 0."""
         block = self.factors[:, rows] @ self.factors[:, columns].transpose(0, 2, 1)
         if rows == columns:
             block[:, np.arange(block.shape[1]), np.arange(block.shape[1])] = 0
         return block.reshape(len(block), -1)
 
     def row_sums(self) -> Float64[np.ndarray, "groups layers tokens"]:
-        """Return the sum of each token's off-diagonal kernel entries over the tokens of each group."""
+        """Return, for each group and layer, each token's sum of off-diagonal kernel entries with the group's tokens."""
         totals = np.stack([self.factors[:, part].sum(1, dtype=np.float64) for part in self.parts], 2)
         sums = (self.factors.astype(np.float64) @ totals).transpose(2, 0, 1).copy()
         own = (self.factors.astype(np.float64) ** 2).sum(2)
@@ -70,10 +76,15 @@ class KernelStack:
 
 @on_one_blas_thread
 def kernel_products(first: KernelStack, second: KernelStack, errors: bool = True) -> Products:
-    """Return inner products of the U-centred kernels of all pairs of layers: on all tokens, then without each group.
+    """Return the inner products of the U-centred kernels of every pair of layers, as an array of parts.
+
+    Part 0 uses all tokens. Part 1 + g uses the tokens outside group g. A part with fewer than MIN_TOKENS tokens is NaN.
 
     Args:
-        errors: also compute the products without each group.
+        errors: if false, only part 0 is computed.
+
+    Raises:
+        ValueError: the groups of the two stacks differ in number or in size.
     """
     if first.starts != second.starts:
         raise ValueError("the two stacks are not on the same tokens")
@@ -98,7 +109,10 @@ def _center(
     parts: list[slice],
     left_out: int,
 ) -> Float64[np.ndarray, "first second"]:
-    """Turn products of off-diagonal entries into products of U-centred kernels, without group `left_out` (-1: none)."""
+    """Turn sums of products of off-diagonal entries into inner products of U-centred kernels.
+
+    `products` already leaves out the group `left_out`; -1 means that no group is left out.
+    """
     n = _rest(mine, parts, left_out)
     a, b = (_inner_sums(sums, parts, left_out) for sums in (mine, theirs))
     if n < MIN_TOKENS:
@@ -109,34 +123,37 @@ def _center(
 def _inner_sums(
     sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int
 ) -> Float64[np.ndarray, "layers rest"]:
-    """Return the row sum of each token outside group `left_out` (-1: of each token) over all these tokens."""
+    """Return the row sums of the kernels restricted to the tokens outside group `left_out` (-1: to all tokens)."""
     total = sums.sum(0) if left_out < 0 else sums.sum(0) - sums[left_out]
     return total if left_out < 0 else np.delete(total, parts[left_out], axis=1)
 
 
 def _rest(sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int) -> int:
-    """Return the number of tokens outside the group `left_out` (-1: of all tokens)."""
+    """Return the number of tokens outside group `left_out` (-1: the number of all tokens)."""
     return sums.shape[2] - (0 if left_out < 0 else parts[left_out].stop - parts[left_out].start)
 
 
 class Cka(NamedTuple):
-    """Debiased linear CKA of pairs of layers."""
+    """Debiased linear CKA of every layer of a first stack with every layer of a second one."""
 
     value: Float64[np.ndarray, "first second"]
     bound: Float64[np.ndarray, "first second"]
-    """Upper bound of the difference from the CKA of the whole kernels, due to the part that the records leave out."""
+    """Largest possible distance between `value` and the CKA of the whole kernels, of which records keep only the
+    leading components."""
     without: Float64[np.ndarray, "groups first second"]
-    """Value without the tokens of each group of contexts."""
+    """Entry g is the CKA on the tokens outside group g; there are no entries if errors were not asked for."""
 
 
 @on_one_blas_thread
 def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True) -> Cka:
-    """Return the debiased linear CKA of all pairs of layers; NaN for a layer whose U-centred kernel is zero.
+    """Return the debiased linear CKA of every pair of layers of two stacks.
+
+    A value is NaN if the U-centred kernel of one of its layers is zero, or on fewer than MIN_TOKENS tokens.
 
     Bias: only the leading components of each kernel enter; `bound` limits the distance to the CKA of the whole kernels.
 
     Args:
-        errors: also compute the values without each group.
+        errors: also compute the values with one group of contexts left out at a time.
     """
     products = kernel_products(first, second, errors)
     if first is second:
@@ -153,7 +170,7 @@ def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True
 
 
 def _squared_norms(stack: KernelStack, errors: bool = True) -> Float64[np.ndarray, "parts layers"]:
-    """Return the squared norms of the U-centred kernels: on all tokens, then without each group."""
+    """Return the squared norm of each layer's U-centred kernel: part 0 on all tokens, part 1 + g without group g."""
     parts = stack.parts
     without = np.zeros((1 + len(parts) * errors, len(stack.tails)))
     for g, rows in enumerate(parts):
@@ -171,7 +188,7 @@ def _center_norms(
     parts: list[slice],
     left_out: int,
 ) -> Float64[np.ndarray, " layers"]:
-    """Return the diagonal of `_center` for a stack with itself."""
+    """Turn squared norms of off-diagonal entries into those of U-centred kernels: the diagonal of `_center`."""
     n, a = _rest(sums, parts, left_out), _inner_sums(sums, parts, left_out)
     if n < MIN_TOKENS:
         return np.full(squares.shape, np.nan)
@@ -179,7 +196,11 @@ def _center_norms(
 
 
 def _angle(tails: Float64[np.ndarray, " layers"], norms: Float64[np.ndarray, " layers"]) -> np.ndarray:
-    """Return the largest angle between a kernel and its leading components, given the norm of their difference."""
+    """Return the largest possible angle between each whole U-centred kernel and its leading components, in radians.
+
+    `tails` has the norms of the left-out parts and `norms` those of the leading components. The angle is pi where the
+    left-out part is not the smaller one.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         share = tails / norms
     return np.where(share < 1, np.arcsin(np.clip(share, 0, 1)), np.pi)
@@ -189,10 +210,12 @@ def _angle(tails: Float64[np.ndarray, " layers"], norms: Float64[np.ndarray, " l
 def permuted_cka(
     first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, draws: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, " draws"]:
-    """Return the CKA of two layers with the second layer's tokens permuted: its distribution for unrelated layers.
+    """Return the CKA of two layers under random permutations of the second layer's tokens, one value per permutation.
 
-    Source: permutation test of a kernel independence statistic (Gretton et al. 2007). Each draw costs a product of the
-        factors, rank x tokens x rank.
+    The values are a sample of the distribution of the CKA for unrelated layers. Each costs one product of the factors,
+    [rank, tokens] times [tokens, rank].
+
+    Source: permutation test of a kernel independence statistic (Gretton et al. 2007).
     """
     stacks = [
         KernelStack([record], ComparedTokens.every(record.n_tokens).only(tokens.keep)) for record in (first, second)

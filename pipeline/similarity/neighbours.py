@@ -1,4 +1,4 @@
-"""Overlap of neighbour lists, and information imbalance, of two layers on the tokens that a comparison keeps."""
+"""Comparison of the neighbour lists of two layers: overlap and information imbalance, on the tokens that are kept."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,25 +10,30 @@ from pipeline.similarity.blas_threads import on_one_blas_thread
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 CHUNK_TOKENS = 64
-"""Tokens per matrix product when intersecting lists: 20 MB for 154 layers of 512 tokens."""
+"""Number of tokens whose lists enter one matrix product of `_multiply_common`; its operand then takes 20 MB for 154
+layers of 512 tokens."""
 POPCOUNT_PAIRS = 16
-"""Largest number of pairs per layer for which lists are intersected pair by pair."""
+"""Lists are intersected pair by pair if there are at most this many pairs of layers per layer; for more pairs, matrix
+products are faster."""
 
 
 class Overlap(NamedTuple):
-    """Share of common neighbours of pairs of layers."""
+    """Share of neighbours that every layer of a first stack has in common with every layer of a second one."""
 
     value: Float64[np.ndarray, "first second"]
-    """Mean share over the tokens; NaN if no token has k kept neighbours."""
+    """Mean share over the tokens that have k kept neighbours in both layers; NaN if there is no such token."""
     without: Float64[np.ndarray, "groups first second"]
-    """Value without the tokens of each group, which are also removed from the neighbour lists."""
+    """Entry g leaves out the tokens of group g, as points and as neighbours. There are no entries if errors were not
+    asked for, or if there is only one group."""
 
 
 class NeighbourStack:
-    """The k nearest kept neighbours of each kept token in several layers, as sets of bits.
+    """The k nearest kept neighbours of each kept token in several layers, as bit arrays.
 
     Args:
-        k: neighbours per token; a token whose list has fewer than k kept neighbours is excluded.
+        records: one record per layer.
+        k: neighbours per token. A token with fewer than k kept neighbours in its recorded list does not count in this
+            layer.
     """
 
     def __init__(self, records: Sequence[LayerRecord], tokens: ComparedTokens, k: int) -> None:
@@ -37,11 +42,16 @@ class NeighbourStack:
         self.group = tokens.group[rows]
         found = [nearest_kept(record, tokens, k) for record in records]
         self.bits: UInt64[np.ndarray, "layers rows words"] = np.stack([_as_bits(one, tokens) for one, _ in found])
+        """One row per kept token; bit j is 1 if token j is one of its k neighbours."""
         self.counts: Bool[np.ndarray, "layers rows"] = np.stack([enough for _, enough in found])
-        """Mask of the tokens with k kept neighbours."""
+        """Mask of the kept tokens whose recorded list has k kept neighbours."""
 
     def without(self, group: int) -> tuple[UInt64[np.ndarray, "layers rows words"], Float64[np.ndarray, "layers rows"]]:
-        """Return the lists without the tokens of one group, and the lengths of these lists."""
+        """Return the bit arrays with one group of tokens left out, and the number of neighbours left for each token.
+
+        The group's tokens are removed as rows and as neighbours; -1 removes none. A token that does not count in a
+        layer (`counts`) has no neighbours there.
+        """
         rows = self.group != group
         inside = np.zeros(self.bits.shape[2] * 64, np.uint8)
         inside[: len(self.tokens.group)] = self.tokens.group != group
@@ -53,7 +63,10 @@ class NeighbourStack:
 def nearest_kept(
     record: LayerRecord, tokens: ComparedTokens, k: int
 ) -> tuple[Int[np.ndarray, "rows k"], Bool[np.ndarray, " rows"]]:
-    """Return the k nearest kept neighbours of each kept token, and the mask of tokens whose list has k of them."""
+    """Return the k nearest kept neighbours of each kept token, and the mask of tokens whose list has k of them.
+
+    A row outside this mask ends with neighbours that are not kept.
+    """
     lists = record.neighbours[tokens.keep].astype(np.int64)
     kept = tokens.keep[lists]
     order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
@@ -62,15 +75,16 @@ def nearest_kept(
 
 @on_one_blas_thread
 def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bool = True) -> Overlap:
-    """Return the share of the k nearest neighbours that two layers have in common, for all pairs of layers.
+    """Return the share of the k nearest neighbours that two layers have in common, for every pair of layers.
 
-    Unrelated layers give k / (tokens - 1), equal geometries 1. Ties are broken by index. For values without a group,
-    its tokens are removed from the lists without replacement, and the share is taken of the remaining neighbours.
+    The expected share is k / (tokens - 1) for unrelated layers and 1 for equal geometries. Neighbours at equal
+    distances are ordered by index. When a group is left out, its tokens are removed from the lists, no other
+    neighbours take their places, and the share is that of the remaining neighbours.
 
     Source: Doimo et al. 2020 (neighbourhood overlap).
 
     Args:
-        errors: also compute the value without each group; each takes as long as the value itself.
+        errors: also compute the values with one group left out at a time; each takes as long as the value itself.
     """
     value = _share_in_common(first, second, -1)
     groups = first.tokens.groups if errors and len(first.tokens.groups) > 1 else []
@@ -81,7 +95,11 @@ def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bo
 def _share_in_common(
     first: NeighbourStack, second: NeighbourStack, left_out: int
 ) -> Float64[np.ndarray, "first second"]:
-    """Return common neighbours over the mean length of the lists, without the tokens of group `left_out` (-1: none)."""
+    """Return the share of common neighbours: their number divided by the mean length of the two layers' lists.
+
+    Both are summed over tokens before the division.
+    The tokens of group `left_out` are left out as points and as neighbours; -1 leaves out none.
+    """
     mine, my_sizes = first.without(left_out)
     theirs, their_sizes = (mine, my_sizes) if second is first else second.without(left_out)
     lengths = my_sizes @ (their_sizes > 0).T.astype(float) + (my_sizes > 0).astype(float) @ their_sizes.T
@@ -94,7 +112,7 @@ def _share_in_common(
 def _popcount_common(
     mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
 ) -> Float64[np.ndarray, "first second"]:
-    """Count the common neighbours of all pairs of layers, pair by pair."""
+    """Return the number of common neighbours, summed over tokens, of every pair of layers; one pair at a time."""
     counts = [[np.bitwise_count(a & b).sum(dtype=np.int64) for b in theirs] for a in mine]
     return np.array(counts, float).reshape(len(mine), len(theirs))
 
@@ -102,7 +120,7 @@ def _popcount_common(
 def _multiply_common(
     mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
 ) -> Float64[np.ndarray, "first second"]:
-    """Count common neighbours like `_popcount_common`, by matrix products over the bits; faster for many pairs."""
+    """Return the same counts as `_popcount_common` by matrix products over the bits, which is faster for many pairs."""
     found = np.zeros((len(mine), len(theirs)))
     for start in range(0, mine.shape[1], CHUNK_TOKENS):
         left = _bits_of(mine[:, start : start + CHUNK_TOKENS])
@@ -117,14 +135,18 @@ def _bits_of(words: UInt64[np.ndarray, "layers rows words"]) -> Float32[np.ndarr
 
 
 def expected_overlap(k: int, n_tokens: int) -> float:
-    """Return the expected overlap of independent lists."""
+    """Return the expected overlap of independent lists of k neighbours among `n_tokens` tokens."""
     return k / (n_tokens - 1)
 
 
 def permuted_overlap(
     first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, k: int, draws: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, " draws"]:
-    """Return the overlap of two layers with the second one's tokens permuted: its distribution for unrelated layers."""
+    """Return the overlap of two layers under random permutations of the second layer's tokens, one value per draw.
+
+    The values are a sample of the distribution of the overlap for unrelated layers. A value is NaN if no token has k
+    kept neighbours in both layers.
+    """
     (mine, enough), (theirs, also) = (nearest_kept(record, tokens, k) for record in (first, second))
     kept = np.flatnonzero(tokens.keep)
     index = np.full(len(tokens.keep), -1)
@@ -141,11 +163,11 @@ def permuted_overlap(
 
 
 def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens) -> tuple[float, float]:
-    """Return the information imbalance from the first layer to the second, and the reverse: 2 / n times the mean rank,
-    in the other layer, of each token's nearest neighbour in this one.
+    """Return the information imbalance from the first layer to the second, and that from the second to the first.
 
-    0 if a layer predicts the neighbours in the other, 1 if it has no information on them. Ranks are counted among the
-    kept tokens.
+    The imbalance from A to B takes each token's nearest neighbour in A and finds its rank among the token's neighbours
+    in B. It is the mean of these ranks times 2 / n, where n is the number of kept tokens. It is near 0 if A predicts
+    the neighbours in B, and near 1 if A has no information on them. Only kept tokens count in the ranks.
 
     Source: Glielmo et al. 2022, equation 2.
 
@@ -164,7 +186,7 @@ def _mean_rank_of_nearest(mine: Int[np.ndarray, "rows rows"], theirs: Int[np.nda
 
 
 def _ranks_among(ranks: np.ndarray, tokens: ComparedTokens) -> Int[np.ndarray, "rows rows"]:
-    """Return the ranks among the kept tokens, 0 for the token itself."""
+    """Return, for each kept token, the ranks of all kept tokens among its kept neighbours; its own rank is 0."""
     kept = np.flatnonzero(tokens.keep)
     order = ranks[np.ix_(kept, kept)].argsort(1)
     found = np.empty_like(order)
@@ -173,7 +195,7 @@ def _ranks_among(ranks: np.ndarray, tokens: ComparedTokens) -> Int[np.ndarray, "
 
 
 def _as_bits(lists: Int[np.ndarray, "rows k"], tokens: ComparedTokens) -> UInt64[np.ndarray, "rows words"]:
-    """Encode sets of token indices as bits of 64-bit words."""
+    """Encode lists of token indices as rows of 64-bit words, in which bit j is 1 if j is in the list."""
     words = np.zeros((len(lists), -(-len(tokens.keep) // 64)), np.uint64)
     rows = np.repeat(np.arange(len(lists)), lists.shape[1])
     flat = lists.reshape(-1)

@@ -1,4 +1,4 @@
-"""Similarity record of one layer, and the tokens on which two records are compared."""
+"""Data classes: the similarity record of one layer, and the tokens on which two records are compared."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,27 +11,29 @@ Matrix = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class LayerRecord:
-    """Geometry of P tokens in one layer, without the hidden states X [P, dim].
+    """Geometry of P tokens in one layer, stored in place of their hidden states [P, dim].
 
-    K = X X' is the linear kernel of the states centred over the P tokens. All distances are Euclidean.
+    Let X [P, dim] be the states minus their mean over the P tokens. K = X X' is their linear kernel. All distances are
+    Euclidean.
     """
 
     neighbours: Int16[Matrix, "tokens k"]
-    """Indices of the k nearest other tokens, nearest first; ties ordered by index."""
+    """Indices of each token's k nearest other tokens, nearest first; equal distances are ordered by index."""
     vectors: Float16[Matrix, "tokens rank"]
-    """First left singular vectors of the centred states."""
+    """Left singular vectors of X with the largest singular values."""
     values: Float64[Matrix, " rank"]
-    """Singular values of `vectors`: K is approximately vectors * values^2 * vectors'."""
+    """Singular values of `vectors`, descending: K is approximately vectors * diag(values^2) * vectors'."""
     diagonal: Float32[Matrix, " tokens"]
-    """Diagonal of K: squared distance of each token from the mean."""
+    """Diagonal of K: squared distance of each token's state from the mean state."""
     trace: float
-    """Trace of K: total variance times P."""
+    """Trace of K: total variance of the states times P."""
     sum_of_squares: float
     """Sum of the squared entries of K."""
     tail: float
-    """Norm of the part of the U-centred K that vectors and values leave out, including rounding of the vectors."""
+    """Frobenius norm of K - factors factors' after U-centring. It includes the rounding of the vectors to float16."""
     ranks: Int16[Matrix, "tokens tokens"] | None = None
-    """[i, j]: rank of j among the neighbours of i, 1 for the nearest, 0 for i itself."""
+    """Entry [i, j] is the rank of token j among the neighbours of token i: 1 for the nearest, 0 for i itself. None if
+    the ranks were not recorded or not read."""
 
     @property
     def n_tokens(self) -> int:
@@ -39,40 +41,41 @@ class LayerRecord:
 
     @property
     def factors(self) -> Float64[Matrix, "tokens rank"]:
-        """Vectors times values: K is approximately factors factors'."""
+        """Vectors times their singular values, so that K is approximately factors factors'."""
         return self.vectors.astype(np.float64) * self.values
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedTokens:
-    """Tokens on which records are compared."""
+    """Choice of the recorded tokens that enter a comparison, with the group of contexts of each token."""
 
     group: Int[Matrix, " tokens"]
-    """Group of contexts of each token, from 0."""
+    """Index, from 0, of the group of contexts to which each token belongs."""
     keep: Bool[Matrix, " tokens"]
-    """Tokens that enter a comparison."""
+    """Mask of the kept tokens, those that enter the comparison."""
 
     @classmethod
     def every(cls, n_tokens: int) -> "ComparedTokens":
-        """Return all tokens in one group, for similarities without standard errors."""
+        """Return an instance that keeps all tokens, in one group, for similarities without standard errors."""
         return cls(np.zeros(n_tokens, np.int64), np.ones(n_tokens, bool))
 
     def only(self, mask: Any) -> "ComparedTokens":
-        """Restrict the kept tokens to the mask."""
+        """Return a copy that keeps only those kept tokens that are also in the mask."""
         return ComparedTokens(self.group, self.keep & np.asarray(mask, bool))
 
     @property
     def groups(self) -> list[int]:
-        """Groups that have kept tokens."""
+        """Indices of the groups that have kept tokens, ascending."""
         return sorted({*self.group[self.keep].tolist()})
 
     @property
     def count(self) -> int:
+        """Number of kept tokens."""
         return int(self.keep.sum())
 
 
 def first_of_each(token_ids: Int[Matrix, " tokens"]) -> Bool[Matrix, " tokens"]:
-    """Return the mask of the first occurrence of each token id, for the control with one token per type."""
+    """Return the mask of the first occurrence of each token id, for comparisons with one token per token type."""
     mask = np.zeros(len(token_ids), bool)
     mask[np.unique(token_ids, return_index=True)[1]] = True
     return mask

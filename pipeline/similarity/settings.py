@@ -8,22 +8,27 @@ from pipeline.strict_model import StrictModel
 
 FACTOR_BYTES, INDEX_BYTES = 2, 2
 MAX_TOKENS, MATRIX_BYTES = 4096, 64
-"""Most compared tokens, and bytes per pair of tokens while a layer is recorded: matrices of 8 bytes; 1 GB at 4096."""
+"""Largest allowed `tokens`, and memory in bytes per pair of tokens while a layer is recorded: 1 GB at 4096 tokens."""
 PER_TOKEN_BYTES = 10
-"""Bytes per token other than lists and factors: token id, group, sink and diagonal."""
+"""Stored bytes per token beside its neighbour list and its factors: token id, group, sink mask and diagonal."""
 
 
 class Similarity(StrictModel):
-    """Size of the similarity record of each layer. Records change no row, so no cell id or recipe has their size."""
+    """Size of the similarity record of each layer.
+
+    Records change no number in the rows of a cell, so this size is part neither of the recipe nor of the cell id.
+    """
 
     tokens: Annotated[int, Field(ge=16)] = 512
-    """Number of compared tokens, equal for all checkpoints with one tokenizer; fewer if the contexts have fewer."""
+    """Number of compared tokens, divided evenly over the groups of contexts; a group with fewer tokens contributes
+    fewer. On one corpus, all checkpoints with one tokenizer have the same compared tokens."""
     rank: Annotated[int, Field(ge=1)] = 32
-    """Number of stored singular vectors of the centred states."""
+    """Number of singular vectors of the centred states that are stored."""
     neighbours: Annotated[int, Field(ge=1)] = 16
-    """Number of stored nearest neighbours per token."""
+    """Number of nearest neighbours per token that are stored."""
     ranks: bool = False
-    """Also store all neighbour ranks, which information imbalance needs: 2 bytes per pair of tokens."""
+    """If true, the rank of every token among the neighbours of every other is stored too, which takes 2 bytes per pair
+    of tokens. The information imbalance needs these ranks."""
 
     @field_validator("tokens")
     @classmethod
@@ -43,7 +48,7 @@ class Similarity(StrictModel):
 
     @property
     def name(self) -> str:
-        """Part of the file names of records of this size."""
+        """Name of this size as a part of the file names of records, such as `t512-r32-k16` or `t512-r32-k16-ranks`."""
         return f"t{self.tokens}-r{self.rank}-k{self.neighbours}" + ("-ranks" if self.ranks else "")
 
     @property

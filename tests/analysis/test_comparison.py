@@ -113,7 +113,7 @@ def test_sides_that_do_not_compare_are_refused_with_the_one_thing_that_differs(r
 def test_equal_recipes_are_needed(tmp_path):
     members = [*history(model="lab/a"), *history(model="lab/b", recipe_fingerprint="other")]
     reader = finding_rows.commit(tmp_path, members)
-    with pytest.raises(UsageError, match="one name and different fields"):
+    with pytest.raises(UsageError, match="the same name and different fields"):
         compare(reader, "lab/a", "lab/b")
 
 
@@ -233,7 +233,7 @@ def test_the_population_is_at_equal_recipe_and_on_the_same_blocks(tmp_path):
     }
     assert set(means.filter(metric="id_mle")["runs"]) == {3}
     assert "linearity" in set(means["metric"]), "no run has a value in the last block"
-    with pytest.raises(UsageError, match="one name and different fields"):
+    with pytest.raises(UsageError, match="the same name as its recipe but other fields"):
         compute_population(reader, "other")
 
 
