@@ -15,6 +15,7 @@ from pipeline.analysis.group_errors import Estimate
 from pipeline.analysis.one_shape import select_early_and_late
 from pipeline.analysis.recorded_cells import load_records, recorded_measures, select_recorded
 from pipeline.analysis.similarities import (
+    NO_ERRORS_REASON,
     can_compare,
     estimate_columns,
     expected_similarity,
@@ -61,8 +62,8 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
         - `too_few`: fewer than two decoders have records of the same tokens at both times, or no pair of them can be
           compared.
         - `no_errors`: there is only one group of contexts, or a mean has no value without one of the groups.
-    - `claim` (models converge to one geometry in training): `supports` for converge; `contradicts` if the mean does not
-      rise significantly and the upper limit of its change is below 0.05; else `undecided`
+    - `claim` (models converge to one geometry in training): `contradicts` if the upper limit of the change
+      is below 0.05; otherwise `supports` for converge and `undecided` for the rest
     - `early`, `late`: mean similarity over pairs of models and of matched blocks
     - `change`: `late` minus `early`
     - `early`, `late` and `change` have 95 % intervals in the columns with the endings `_low` and `_high`
@@ -171,10 +172,9 @@ def _average(pairs: list[Mean]) -> Mean:
 def _judge(change: Estimate) -> dict[str, str]:
     if change.low is None or change.high is None:
         return {"verdict": NO_ERRORS, "claim": UNDECIDED}
-    if change.low > 0:
-        return {"verdict": CONVERGE, "claim": SUPPORTS}
-    apart = change.high < SMALL_CHANGE
-    return {"verdict": DIVERGE if change.high < 0 else UNCHANGED, "claim": CONTRADICTS if apart else UNDECIDED}
+    verdict = CONVERGE if change.low > 0 else DIVERGE if change.high < 0 else UNCHANGED
+    claim = CONTRADICTS if change.high < SMALL_CHANGE else SUPPORTS if change.low > 0 else UNDECIDED
+    return {"verdict": verdict, "claim": claim}
 
 
 def _sentence(row: dict[str, Any]) -> str:
@@ -189,7 +189,7 @@ def _describe(row: dict[str, Any]) -> str:
         CONVERGE: "rises significantly",
         DIVERGE: "falls significantly",
         UNCHANGED: "does not change significantly",
-        NO_ERRORS: "has no errors: the records have one group of contexts",
+        NO_ERRORS: f"has no errors: {NO_ERRORS_REASON}",
     }[row["verdict"]]
     numbers = f"{format_interval(row, 'early')} early, {format_interval(row, 'late')} late"
     models, null = len(row["models"]), f"unrelated layers have {row['unrelated']:.3f}"

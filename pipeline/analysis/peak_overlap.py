@@ -21,6 +21,7 @@ from pipeline.analysis.group_errors import Estimate
 from pipeline.analysis.model_convergence import match_blocks
 from pipeline.analysis.recorded_cells import load_records, recorded_measures, select_recorded
 from pipeline.analysis.similarities import (
+    NO_ERRORS_REASON,
     can_compare,
     estimate_columns,
     jackknife_estimate,
@@ -146,7 +147,7 @@ def _sentence(row: dict[str, Any]) -> str:
         MORE_ALIKE: "are significantly more alike at their peaks of dimension than elsewhere",
         LESS_ALIKE: "are significantly less alike at their peaks of dimension than elsewhere",
         UNDECIDED_YET: "are as alike at their peaks of dimension as elsewhere, within error",
-        NO_ERRORS: "have no errors: the records have one group of contexts",
+        NO_ERRORS: f"have no errors: {NO_ERRORS_REASON}",
     }[row["verdict"]]
     numbers = f"{row['measure']} {format_interval(row, 'at_peak')} at blocks {row['peak']} and {row['other_peak']}"
     rest = f"{format_interval(row, 'elsewhere')} elsewhere"

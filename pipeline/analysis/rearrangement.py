@@ -19,6 +19,7 @@ from pipeline.analysis.frames import (
 )
 from pipeline.analysis.recorded_cells import iter_newest_cells
 from pipeline.analysis.similarities import (
+    NO_ERRORS_REASON,
     can_compare,
     compare_layers,
     estimate_columns,
@@ -128,7 +129,7 @@ def _sentence(row: dict[str, Any]) -> str:
         SCRAMBLED: "Neighbouring blocks are hardly more alike than unrelated layers",
         ONE_GEOMETRY: "The first and the last block are as alike as neighbouring blocks, within 0.1",
         UNDECIDED: "Whether neighbourhoods are rearranged gradually is within error",
-        NO_ERRORS: "The records have one group of contexts, and so no errors",
+        NO_ERRORS: f"There are no errors: {NO_ERRORS_REASON}",
     }[row["verdict"]]
     overlaps = f"{row['measure']} of neighbouring blocks {row['neighbours']:.3f}, of the ends {row['ends']:.3f}"
     largest = f"share of the largest step {format_interval(row, 'largest', '.2f')}"

@@ -22,6 +22,7 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.layer_similarity import permutation_p
 from pipeline.analysis.recorded_cells import has_groups, iter_recorded_histories, recorded_measures
 from pipeline.analysis.similarities import (
+    NO_ERRORS_REASON,
     can_compare,
     compare_layers,
     estimate_columns,
@@ -271,7 +272,7 @@ def _describe(row: dict[str, Any]) -> str:
         STILL: "the similarity to its final state is above 95 % at the first checkpoint",
         SETTLES: "the similarity to its final state rises significantly",
         UNDECIDED_YET: "the rise of the similarity to its final state is within error",
-        NO_ERRORS: "no errors: the records have one group of contexts",
+        NO_ERRORS: f"no errors: {NO_ERRORS_REASON}",
     }[row["verdict"]]
     types, control = "", row["start_types"]
     if control is not None:
@@ -284,7 +285,7 @@ def _describe(row: dict[str, Any]) -> str:
 
 def _order_sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == NO_ERRORS:
-        return f"The {row['checkpoints']} checkpoints have no errors: the records have one group of contexts."
+        return f"The {row['checkpoints']} checkpoints have no errors: {NO_ERRORS_REASON}."
     text = {
         LOWER_FIRST: "Lower blocks settle significantly earlier than upper ones",
         UPPER_FIRST: "Upper blocks settle significantly earlier than lower ones",

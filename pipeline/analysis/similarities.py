@@ -29,6 +29,7 @@ least this many have different ones. With fewer, the values without each of two 
 interval misses the true value in up to half of all pairs."""
 HEADLINES = (CKA, "overlap_4")
 """Measures of the findings that compare checkpoints or models."""
+NO_ERRORS_REASON = "the records have one group of contexts, or a similarity has no value without one of the groups"
 COMPARED_FIELDS = {
     "corpus_sha256": ("corpus", "Measure both on one corpus"),
     "corpus": ("corpus", "Measure both on one corpus"),

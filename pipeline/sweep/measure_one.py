@@ -134,7 +134,8 @@ def _kinds(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
         return checkpoint.kinds or ("decoder",)
     if kind not in checkpoint.kinds:
         do = f"Write --kind {checkpoint.kinds[0]}" if checkpoint.kinds else "Leave --kind out"
-        raise UsageError(f"--kind {kind}", f"{checkpoint.label} has only {', '.join(checkpoint.kinds)}", do)
+        known = f"is a {' or '.join(checkpoint.kinds)}" if checkpoint.kinds else "states no kind"
+        raise UsageError(f"--kind {kind}", f"{checkpoint.label} {known}", do)
     return (kind,)
 
 

@@ -125,7 +125,7 @@ class NodeTracker:
         """
         if not self.usable_nodes:
             have = [node["Resources"] for node in self._alive()]
-            best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in have)
+            best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in have) or "none"
             raise UsageError(
                 f"a task of {self._resources.threads} CPUs and {min(self._resources.gpus, 1)} GPUs",
                 f"no node has that much (nodes: {best})",
