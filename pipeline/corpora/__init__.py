@@ -1,6 +1,7 @@
 """Corpora: texts and random tokens, cut into contexts that are identical for all checkpoints with the same tokenizer.
 
-`resolve` adds a corpus's checksum; `contexts` builds its token ids and sampled positions.
+`resolve_corpus` returns a corpus with the checksum of its text. `build_contexts` turns a resolved corpus into contexts:
+token ids, and the positions at which hidden states are sampled.
 """
 
 from pipeline.corpora.batches import Batch, Contexts

@@ -1,4 +1,4 @@
-"""Token ids and sampled positions of a cell, and their batches in a deterministic order."""
+"""Contexts of one cell (token ids and sampled positions), and their division into batches in a fixed order."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,36 +10,39 @@ import numpy as np
 
 RaggedArrays = tuple[np.ndarray, ...]
 ERROR_BLOCKS = 5
-"""Number of blocks of contexts from which a recipe with one group computes its standard errors."""
+"""Number of blocks of consecutive contexts over which standard errors are computed if the recipe has one group."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Consecutive contexts of equal length, with the rows of `hidden.reshape(-1, dim)` to sample.
+    """Consecutive contexts of equal length, and the rows to sample from their hidden states.
 
-    Arrays are int64 unless marked bool. Rows are ordered by context, then by position.
+    A row is an index into `hidden.reshape(-1, dim)`, where `hidden` is `[contexts, tokens, dim]`: the index of the
+    context in the batch * tokens + the position. Rows are in ascending order. Arrays are int64 unless marked bool.
     """
 
     ids: np.ndarray
-    """`[contexts, tokens]`."""
+    """`[contexts, tokens]`, token ids."""
     special_mask: np.ndarray
-    """`[contexts, tokens]`, bool: True for special tokens added around the text."""
+    """`[contexts, tokens]`, bool: True at the special tokens that were added around the text."""
     error_group: np.ndarray
     """`[contexts]`, group of each context for the standard errors of moments and loss."""
     moment_rows: np.ndarray
-    """`[moments]`, rows that enter the moments: context index in the batch * tokens + position."""
+    """`[moments]`, rows that enter the moments."""
     moment_group: np.ndarray
+    """`[moments]`, `error_group` of the context of each of these rows."""
     moment_first: np.ndarray
-    """`[moments]`, bool: True for the first position of a context."""
+    """`[moments]`, bool: True for the rows at the first position of their context."""
     kept_rows: np.ndarray
-    """`[kept]`, rows of the k-NN point cloud, numbered as `moment_rows`."""
+    """`[kept]`, rows that enter the k-NN point cloud."""
     kept_group: np.ndarray
+    """`[kept]`, group of the context of each of these rows (`Contexts.context_group`)."""
     kept_context: np.ndarray
-    """`[kept]`, index of the context among all contexts of the cell."""
+    """`[kept]`, index of the context of each of these rows among all contexts of the cell."""
     kept_token: np.ndarray
-    """`[kept]`, token ids."""
+    """`[kept]`, token id of each of these rows."""
     compared_rows: np.ndarray
-    """`[compared]`, rows of the tokens of similarity records, numbered as `moment_rows`."""
+    """`[compared]`, rows of the tokens for which similarity records are made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,21 +50,23 @@ class Contexts:
     """Model input of a cell, ordered by group; identical for all checkpoints with the same tokenizer."""
 
     ids: RaggedArrays
-    """Token ids per context, int32 `[tokens]`; equal lengths except for snippets."""
+    """One array per context: its token ids, int32 `[tokens]`. All contexts have equal length, except for snippets."""
     context_group: np.ndarray
     """Group of each context, int64 `[contexts]`, nondecreasing from 0; no group is empty."""
     kept_positions: RaggedArrays
-    """Sorted positions per context of the k-NN point cloud, int64."""
+    """One int64 array per context: ascending positions of the tokens that form the k-NN point cloud."""
     moment_positions: RaggedArrays
-    """Sorted positions per context that enter the moments, int64."""
+    """One int64 array per context: ascending positions of the tokens that enter the moments."""
     special_masks: tuple[np.ndarray, ...]
-    """Mask per context of the special tokens added around the text, bool `[tokens]`."""
+    """One array per context, bool `[tokens]`: True at the special tokens that were added around the text."""
     text_sha256: str | None
     """Checksum of the source text, after cleaning for enwik8; None for random-uniform."""
     flags: tuple[str, ...] = ()
-    """Applicable flags among `shorter_context`, `smaller_corpus`, `tokenizer_round_trip`."""
+    """Those of the flags `shorter_context`, `smaller_corpus` and `tokenizer_round_trip` that apply."""
     compared_positions: RaggedArrays = ()
-    """Sorted positions per context of the tokens of similarity records, int64; empty if no records are wanted."""
+    """One int64 array per context: ascending positions of the tokens for which similarity records are made.
+
+    The tuple is empty if no records are wanted."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,7 +96,9 @@ class Contexts:
     def error_group(self) -> np.ndarray:
         """Group of each context for the standard errors of moments and loss, int64 `[contexts]`, nondecreasing.
 
-        Equal to `context_group`; if that has one group (`authors@1`), blocks of consecutive contexts are the groups.
+        These groups are those of `context_group` if it has two or more. If it has one (`authors@1`), the contexts are
+        divided into ERROR_BLOCKS blocks of consecutive contexts (fewer if there are fewer contexts), which are the
+        groups.
         """
         if self.n_groups > 1:
             return self.context_group
@@ -103,22 +110,23 @@ class Contexts:
 
     @property
     def moment_rows_per_group(self) -> list[int]:
-        """Number of rows of each error group that enter the moments."""
+        """For each error group in order, the number of its rows that enter the moments."""
         rows = np.bincount(self.error_group, weights=[len(moments) for moments in self.moment_positions])
         return rows.astype(int).tolist()
 
     @cached_property
     def digest(self) -> str:
-        """Checksum (sha256) of the lengths and ids as little-endian int32."""
+        """Checksum (sha256) of the lengths of all contexts and of all token ids, as little-endian int32."""
         state = hashlib.sha256(np.array([len(ids) for ids in self.ids], "<i4").tobytes())
         for ids in self.ids:
             state.update(ids.astype("<i4").tobytes())
         return state.hexdigest()
 
     def iter_batches(self, batch_tokens: int) -> Iterator[Batch]:
-        """Yield all contexts in order, in batches of at most `batch_tokens` tokens and at least one context.
+        """Yield all contexts in order, in batches of contexts of equal length.
 
-        The concatenated rows of all batches do not depend on `batch_tokens`.
+        A batch has at most `batch_tokens` tokens, but at least one context. For every `batch_tokens`, the same tokens
+        are sampled in the same order.
         """
         for length, run in groupby(range(len(self)), key=lambda i: len(self.ids[i])):
             numbers = list(run)
@@ -140,7 +148,7 @@ class Contexts:
 
 
 def _flat(positions: RaggedArrays) -> tuple[np.ndarray, np.ndarray]:
-    """Return the context index and the position of every row."""
+    """Return two int64 arrays with one item per position in all contexts: index of the context, and position."""
     if not positions:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     counts = [len(per_context) for per_context in positions]

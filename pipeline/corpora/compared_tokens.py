@@ -1,4 +1,8 @@
-"""Tokens of similarity records, drawn from contexts and recipe alone, so that all checkpoints use the same tokens."""
+"""Choice of the tokens for which similarity records are made.
+
+The choice depends only on the contexts, the number of tokens and the seed, so that all checkpoints with the same
+contexts use the same tokens.
+"""
 
 from dataclasses import replace
 
@@ -10,9 +14,10 @@ from pipeline.strict_model import digest_json
 
 
 def with_compared_tokens(text: Contexts, tokens: int, seed: int) -> Contexts:
-    """Return the contexts with `compared_positions`: `tokens` positions, equally many per group, spread over contexts.
+    """Return a copy of `text` with `compared_positions`: random positions, at most `tokens` in all contexts together.
 
-    First positions of contexts and special tokens are excluded. A group with too few positions contributes fewer.
+    Every error group contributes tokens // n_error_groups positions, spread over its contexts, or all its positions if
+    it has fewer. The first position of a context and special tokens are never drawn.
     """
     rng, share = make_generator(seed, "similarity"), tokens // text.n_error_groups
     chosen: RaggedArrays = tuple(np.zeros(0, np.int64) for _ in text.ids)
@@ -25,7 +30,7 @@ def with_compared_tokens(text: Contexts, tokens: int, seed: int) -> Contexts:
 
 
 def _draw(text: Contexts, contexts: np.ndarray, share: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Draw (context, position) pairs: one position from each context in turn, in random order."""
+    """Return at most `share` random pairs (context, position). Every context gives one before any gives a second."""
     turns = []
     for context in contexts:
         ordinary = np.flatnonzero(~text.special_masks[context])
@@ -39,16 +44,16 @@ def _ordered(positions: np.ndarray, rng: np.random.Generator) -> zip:
 
 
 def compared_digest(text: Contexts) -> str:
-    """Return the digest of all token ids and the compared positions; records with equal digests are comparable."""
+    """Return the digest of all token ids and all compared positions; records with equal digests can be compared."""
     return digest_json([text.digest, [positions.tolist() for positions in text.compared_positions]])
 
 
 def compared_token_ids(text: Contexts) -> np.ndarray:
-    """Return the token ids of the compared tokens, in order, int32."""
+    """Return the ids of the compared tokens, int32 `[compared]`, ordered by context, then by position."""
     parts = zip(text.ids, text.compared_positions, strict=True)
     return np.concatenate([ids[positions] for ids, positions in parts]).astype(np.int32)
 
 
 def compared_groups(text: Contexts) -> np.ndarray:
-    """Return the group of contexts of each compared token, int16."""
+    """Return the error group of each compared token, int16 `[compared]`, in the order of `compared_token_ids`."""
     return np.repeat(text.error_group, [len(each) for each in text.compared_positions]).astype(np.int16)

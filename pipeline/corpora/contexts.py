@@ -1,4 +1,4 @@
-"""Contexts and sampled positions from a corpus, a recipe and a tokenizer, cached per tokenizer."""
+"""Construction of contexts and sampled positions from a corpus, a recipe and a tokenizer, with a cache on disk."""
 
 import io
 import zipfile
@@ -29,10 +29,16 @@ def build_contexts(
 ) -> Contexts:
     """Return the contexts of a resolved corpus; they are identical for all checkpoints with this tokenizer.
 
-    Context recipes read disjoint windows spread over the whole text and assign them to the groups in turn; a window
-    starts at a character boundary, not at a word boundary. Snippet recipes read a fixed number of characters.
-    `random-uniform` draws ids of text tokens; `random-unigram` permutes the tokens of its text's windows over all
-    contexts, which keeps token frequencies exact. Special tokens count towards the length of a context.
+    The recipe and the kind of corpus decide what a context is:
+
+    - A context recipe reads disjoint windows, which are spread over the whole text, and assigns them to the groups in
+      turn. A window starts at a character boundary, which may be inside a word.
+    - A snippet recipe reads pieces of the text with a fixed number of characters.
+    - On `random-uniform`, each token id is drawn uniformly from the ids of text tokens.
+    - On `random-unigram`, the windows of the text are read and their tokens are permuted over all contexts, so that
+      token frequencies stay those of the text. Special and added tokens are first replaced by text tokens.
+
+    The special tokens around a context count towards its length.
 
     Args:
         vocab_size: exclusive upper bound of the token ids that the model accepts.
@@ -82,7 +88,7 @@ def _build(request: DrawRequest) -> Contexts:
 
 
 def _positions(contexts: int, tokens: int, count: int, choices: np.random.Generator) -> RaggedArrays:
-    """Draw min(count, tokens) sorted positions per context, uniformly without replacement."""
+    """Draw min(count, tokens) positions of each context, uniformly without replacement, and return them ascending."""
     drawn = np.argsort(choices.random((contexts, tokens)), axis=1)[:, :count]
     return tuple(np.sort(drawn, axis=1).astype(np.int64))
 

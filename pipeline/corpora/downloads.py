@@ -1,4 +1,4 @@
-"""Download of published texts with a known checksum into the cache, verified before use."""
+"""Download of published texts into the cache; a downloaded text must have the checksum that is stated here."""
 
 import http.client
 import os
@@ -35,7 +35,9 @@ ENWIK8 = OfficialText("enwik8", "http://mattmahoney.net/dc/enwik8.zip", ENWIK8_S
 
 
 def fetch_packed(official: OfficialText) -> Path:
-    """Return the path of the compressed file: from the cache, or downloaded and verified.
+    """Return the path of the compressed file in the cache; download it first if it is absent.
+
+    Only a download is verified here, not a file that was already in the cache.
 
     Raises:
         FetchError: the download failed; a later attempt can succeed.
@@ -54,11 +56,13 @@ def _download(official: OfficialText) -> None:
             file.writelines(_download_blocks(official.url))
         if (found := hash_blocks(read_blocks(temporary))) != official.sha256:
             asked, found = f"{official.name} with sha256 {official.sha256}", f"returned a text with sha256 {found}"
-            raise CorpusError(asked, f"{official.url} {found}", f"Put the right file at {instead}")
+            raise CorpusError(asked, f"{official.url} {found}", f"Put the original file at {instead}")
         os.replace(temporary, official.download_path)
     except (OSError, http.client.HTTPException) as error:
         found = f"cannot be downloaded ({getattr(error, 'reason', None) or error})"
-        raise FetchError(f"{official.name} from {official.url}", found, f"Put the file at {instead}") from error
+        raise FetchError(
+            f"{official.name} from {official.url}", found, f"Run again later, put the file at {instead}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -9,14 +9,14 @@ BOM = b"\xef\xbb\xbf"
 
 
 class ForeignFormat(NamedTuple):
-    """Format of a file that is not plain text, and the next step."""
+    """Format of a file that is not plain text: its name with an article, and what the user can do instead."""
 
     found: str
     do: str
 
 
 _EXTRACT = "Extract its text to a file, and name that file"
-_RECORDS = "Write {jsonl: PATH, field: FIELD} or jsonl:PATH#FIELD, with the field that has the text"
+_RECORDS = "Write {jsonl: PATH, field: FIELD} or jsonl:PATH#FIELD, where FIELD is the field that has the text"
 _MAGIC: dict[bytes, ForeignFormat] = {
     b"PAR1": ForeignFormat("a Parquet file", _RECORDS.replace("jsonl", "parquet")),
     b"ARROW1": ForeignFormat("an Arrow file", "Save it as Parquet: datasets.load_from_disk(DIR).to_parquet(PATH)"),
@@ -41,10 +41,10 @@ _TAR = slice(257, 262)
 
 
 def describe_foreign_text(head: bytes, accept_records: bool = False) -> ForeignFormat | None:
-    """Recognise the format of a file from its first (decompressed) bytes; None for plain text.
+    """Return the format of a file, recognised from its first (decompressed) bytes; None if it is plain text.
 
     Args:
-        accept_records: accept JSON lines as well as plain text, because a field of each line is read.
+        accept_records: if True, JSON lines are accepted as well, and the result for them is None.
     """
     if known := next((known for magic, known in _MAGIC.items() if head.startswith(magic)), None):
         return known
@@ -58,12 +58,12 @@ def describe_foreign_text(head: bytes, accept_records: bool = False) -> ForeignF
 
 
 def _json_kind(head: bytes) -> str | None:
-    """Return the kind of JSON in the first two lines; None if they are not JSON."""
+    """Return "JSON lines" if the first two lines that are not blank are JSON objects, else None."""
     lines = [line for line in head.split(b"\n") if line.strip()]
     whole = lines if len(head) < HEAD_BYTES else lines[:-1]  # the last line may be cut
     if not lines or not lines[0].lstrip().startswith(b"{"):
         return None
-    if not whole:  # one object longer than the head
+    if not whole:  # the first object is longer than the head, so it cannot be parsed
         return "JSON lines" if lines[0].lstrip().startswith(b'{"') else None
     return "JSON lines" if all(isinstance(_parsed(line), dict) for line in whole[:2]) else None
 

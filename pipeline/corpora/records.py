@@ -1,4 +1,4 @@
-"""Documents of JSON-lines and Parquet files: the text in one field of each record, streamed."""
+"""Reader of JSON-lines and Parquet files that yields one document per record: the text in one of its fields."""
 
 import itertools
 import json
@@ -16,13 +16,14 @@ DEFAULT_FIELD = "text"
 
 
 def read_documents(path: Path, field: str) -> Iterator[str]:
-    """Yield the text of every record of a Parquet or JSON-lines file, plain or compressed (gzip, xz, ...).
+    """Yield the text of every record of a Parquet file, or of a JSON-lines file, plain or compressed (gzip, xz, ...).
 
     Args:
-        field: name of the field; a dotted name such as `meta.text` selects a nested field.
+        field: name of the field. In JSON lines, a dotted name such as `meta.text` selects a nested field.
 
     Raises:
-        CorpusError: a record lacks the field, or the field is not text; the message has the line and the known fields.
+        CorpusError: a record cannot be read, lacks the field, or has something other than text in it. The message
+            states the place in the file and the fields that exist.
     """
     with path.open("rb") as file:
         is_parquet = file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
@@ -68,12 +69,14 @@ def _encodable(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise CorpusError(where, "an unpaired surrogate, which is not a character", "Leave the record out") from error
+        raise CorpusError(
+            where, "an unpaired surrogate, which is half of a character", "Leave the record out"
+        ) from error
     return text
 
 
 def _read_parquet(path: Path, field: str) -> Iterator[str]:
-    import pyarrow  # takes half a second, and only Parquet needs it
+    import pyarrow  # this import takes half a second, and only Parquet needs it
     from pyarrow import parquet
 
     where = f"corpus file {path}"
@@ -101,7 +104,7 @@ def _read_parquet(path: Path, field: str) -> Iterator[str]:
 
 def _listed(names: list[str]) -> str:
     shown = ", ".join(itertools.islice(names, MAX_LISTED))
-    return f"; it has {shown}{' ...' if len(names) > MAX_LISTED else ''}" if names else ""
+    return f"; the fields are {shown}{' ...' if len(names) > MAX_LISTED else ''}" if names else ""
 
 
 def _advice(texts: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Resolution of a corpus: its checksum, and a plain UTF-8 file with its text."""
+"""Resolution of a corpus to the checksum of its text, and to a plain UTF-8 file with this text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,12 @@ from pipeline.spec import ALGORITHMS, Corpus
 
 
 def resolve_corpus(corpus: Corpus) -> Corpus:
-    """Return the corpus with the sha256 of its decompressed text; random-uniform is returned without a checksum.
+    """Return a copy of the corpus with the sha256 of its decompressed text.
 
-    The checksum covers the text as read: byte order marks removed, fields extracted, documents joined by a blank line.
-    Checksums of local files are cached. Nothing is downloaded: the checksum of the official enwik8 is a constant.
+    The corpus random-uniform has no text and is returned unchanged. The checksum is that of the text as it is read:
+    without byte order marks, with only the text field of each record, and with a blank line between two documents. For
+    enwik8, it is that of the text before cleaning. Checksums of local files are cached. Nothing is downloaded: the
+    checksum of the official enwik8 is a constant.
 
     Raises:
         CorpusError: a file is absent, or is not UTF-8 text, or a record has no text in the field.
@@ -32,7 +34,7 @@ def resolve_corpus(corpus: Corpus) -> Corpus:
 
 
 def plain_text_bytes(corpus: Corpus) -> int | None:
-    """Return the size of a corpus that is one plain local file; None if its text must be fetched or converted."""
+    """Return the size in bytes of a corpus that is one plain local file; None for every other corpus."""
     if not corpus.path or corpus.kind == "enwik8":
         return None
     with _os_error_as_corpus_error(corpus):
@@ -41,10 +43,12 @@ def plain_text_bytes(corpus: Corpus) -> int | None:
 
 
 def prepare_text_file(corpus: Corpus) -> Path:
-    """Return a plain UTF-8 file with the text of a resolved corpus, downloaded, decompressed and cleaned as needed.
+    """Return the path of a plain UTF-8 file with the text of a resolved corpus.
+
+    The text is downloaded, decompressed, extracted from records, and cleaned (enwik8) first, as far as it needs to be.
 
     Raises:
-        CorpusError: the file changed since the corpus was resolved.
+        CorpusError: the corpus cannot be read, or its text changed since the corpus was resolved.
         FetchError: the official text cannot be downloaded now.
     """
     plain = _plain_file(corpus)
@@ -57,7 +61,7 @@ def text_sha256(corpus: Corpus) -> str | None:
 
 
 def _plain_file(corpus: Corpus) -> Path:
-    """Return a plain file of the text before cleaning, verified against the corpus's sha256."""
+    """Return the path of a plain file with the text before cleaning; CorpusError if its sha256 is not as resolved."""
     sha256 = str(corpus.sha256)
     with _os_error_as_corpus_error(corpus):
         files = list_files(corpus) if corpus.path else []
@@ -76,7 +80,7 @@ def _plain_file(corpus: Corpus) -> Path:
 
 
 def _clean_dump(dump: Path, sha256: str) -> Path:
-    """Return a file with the prose of a dump, cached per checksum and version of the cleaning rules."""
+    """Return the path of a file with the prose of a dump, cached per checksum and version of the cleaning rules."""
     entry = cache.folder("cleaned") / f"{sha256}-{ALGORITHMS['cleaning']}"
     with cache.hold_file_lock(entry):
         if entry.exists() and (path := find_cached_text(entry.read_text())):
@@ -104,7 +108,10 @@ def _digest(corpus: Corpus) -> str:
 
 
 def _hash_text(corpus: Corpus, files: list[Path]) -> str:
-    """Return the text's sha256; a text that is not one plain file is also cached, so that the files are read once."""
+    """Return the sha256 of the text of a corpus.
+
+    A text that is not one plain file is also written to the cache, so that its files are read only once.
+    """
     text, label = read_text(corpus, files), f"Reading {Path(corpus.path or '').name}"
     if is_plain(corpus, files):
         return text_io.hash_blocks(track_bytes(text, label, files[0].stat().st_size))

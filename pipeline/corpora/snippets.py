@@ -1,4 +1,4 @@
-"""Snippets: pieces of a text with a fixed number of characters, as in the published protocol."""
+"""Snippets: pieces of a text with a fixed number of characters, as in the published protocol of LLM-Microscope."""
 
 import codecs
 import random
@@ -14,28 +14,37 @@ BLOCK = 1 << 16
 
 
 class Snippet(NamedTuple):
-    """Token ids, int32 `[tokens]`, and the bool mask of the special tokens added around the text."""
+    """Tokens of one snippet."""
 
     ids: np.ndarray
+    """Token ids, int32 `[tokens]`."""
     special_mask: np.ndarray
+    """bool `[tokens]`: True at the special tokens that were added around the text."""
 
     def truncate(self, tokens: int | None) -> "Snippet":
         return Snippet(self.ids[:tokens], self.special_mask[:tokens])
 
 
 def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name: str) -> list[Snippet]:
-    """Return snippets of varying length, cut to `max_tokens` including special tokens.
+    """Return `recipe.snippets` tokenised snippets, each cut to `recipe.max_tokens` tokens including special tokens.
 
-    Snippet i is characters i * snippet_chars to (i + 1) * snippet_chars. The order is i = 0, 1, 2 ... or, with
-    `order: seeded`, a draw without replacement by `random.Random(0)`. Source: LLM-Microscope's notebook,
-    `random.seed(0)` and `random.sample(list(range(len(text) // 512)), 128)`, of which this is the first draw; later
-    cells of the notebook use the third.
+    Snippet i has the characters from i * snippet_chars to (i + 1) * snippet_chars of the text. With `order:
+    sequential`, the snippets 0, 1, 2 ... are returned. With `order: seeded`, `random.Random(0)` draws the indices i
+    without replacement.
+
+    Args:
+        data: text as UTF-8 bytes, uint8 `[bytes]`.
+        name: name of the corpus, for error messages.
+
+    Source: LLM-Microscope's notebook, which calls `random.seed(0)` once and then, several times,
+        `random.sample(list(range(len(text) // 512)), 128)`. The seeded order is that of the first of these calls; later
+        cells of the notebook use the third.
 
     Raises:
         CorpusError: the text has too few characters (the message states both numbers), or a snippet has no tokens.
     """
     counts = [int(np.count_nonzero(_is_lead_byte(data[at : at + BLOCK]))) for at in range(0, len(data), BLOCK)]
-    block_starts = np.cumsum([0, *counts])  # characters before each block of BLOCK bytes, and in total
+    block_starts = np.cumsum([0, *counts])  # number of characters before each block of BLOCK bytes, and in the text
     needed, available = recipe.snippets * recipe.snippet_chars, int(block_starts[-1])
     if needed > available:
         asked = f"{recipe.snippets} snippets of {recipe.snippet_chars} characters from corpus {name}"

@@ -10,20 +10,23 @@ from pipeline.spec import Recipe
 
 
 class TokenizerProtocol(Protocol):
-    """Tokenizer interface; special tokens are added only by `encode_with_special_tokens`."""
+    """Interface of a tokenizer for sampling; only `encode_with_special_tokens` adds special tokens."""
 
     def encode(self, text: str) -> list[int]: ...
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Return (ids, end index in the text of each id's characters); (ids, None) if the tokenizer has no offsets."""
+        """Return the token ids and, for each token, the index in `text` after its last character.
+
+        The second item is None if the tokenizer has no offsets.
+        """
         ...
 
     def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:
-        """Return ids including the tokenizer's own special tokens, and the mask of the special tokens."""
+        """Return the ids including the tokenizer's default special tokens, and a mask that is True at these tokens."""
         ...
 
     def text_token_ids(self, vocab_size: int) -> np.ndarray:
-        """Return ids of text tokens: known, below `vocab_size`, not special, not added, not decoded to ''."""
+        """Return the ids of text tokens below `vocab_size`: not special, not added, and not decoded to ''."""
         ...
 
     @property
@@ -35,7 +38,7 @@ class TokenizerProtocol(Protocol):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Special token ids before and after a context; they count towards its length."""
+    """Ids of the special tokens before and after the text of a context; they count towards its length."""
 
     front: list[int]
     back: list[int]
@@ -44,7 +47,7 @@ class SpecialTokens:
         return len(self.front) + len(self.back)
 
     def special_mask(self, tokens: int) -> np.ndarray:
-        """Return the bool mask `[tokens]` of the special tokens in a context of this length."""
+        """Return a mask, bool `[tokens]`, that is True at the special tokens in a context of `tokens` tokens."""
         position = np.arange(tokens)
         return (position < len(self.front)) | (position >= tokens - len(self.back))
 
@@ -56,7 +59,7 @@ class SpecialTokens:
 
 
 def get_special_tokens(recipe: Recipe, tokenizer: TokenizerProtocol) -> SpecialTokens:
-    """Return the special tokens of `recipe.bos`: none, the BOS token, or the tokenizer's default special tokens.
+    """Return the special tokens that `recipe.bos` asks for: none, the BOS token, or the tokenizer's default ones.
 
     Raises:
         UsageError: the tokenizer has no BOS token, or adding its default special tokens changes the ids of the text.
@@ -71,10 +74,10 @@ def get_special_tokens(recipe: Recipe, tokenizer: TokenizerProtocol) -> SpecialT
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
             return SpecialTokens(whole[:at], whole[at + len(bare) :])
-    found = f"the tokenizer encodes 'a' as {bare}, and with special tokens as {whole}"
+    found = f"the tokenizer encodes 'a' as {bare}, but with special tokens as {whole}, which does not contain these ids"
     raise UsageError(f"bos: tokenizer in {recipe.label}", found, "Use bos: none or bos: first")
 
 
 def make_generator(seed: int, purpose: str) -> np.random.Generator:
-    """Return a PCG64 generator with a separate stream per purpose, so that draws are independent of each other."""
+    """Return a PCG64 generator seeded by `seed` and `purpose`, so that draws for two purposes are independent."""
     return np.random.Generator(np.random.PCG64([seed, *purpose.encode()]))

@@ -16,14 +16,15 @@ SEPARATOR = b"\n\n"
 """Blank line between two documents."""
 RECORD_PATTERNS = (("*.jsonl*", "*.ndjson*", "*.parquet"), ("*.json", "*.json.*"))
 TEXT_PATTERNS = (("*.txt", "*.txt.*"), ("*",))
-"""Patterns of the files to read in a folder; the second group applies only if no file matches the first."""
+"""Patterns of the names of files to read in a folder, for records and for plain text. Each has two groups: files that
+match the second group are read only if no file matches the first."""
 
 
 def list_files(corpus: Corpus) -> list[Path]:
-    """Return the files of a corpus in the order of their paths; the path of an existing file is never read as a glob.
+    """Return the files of a corpus, sorted by path. A path that exists is taken as it is, even if it has wildcards.
 
     Raises:
-        CorpusError: no file matches.
+        CorpusError: a folder has no file to read, or a pattern matches no file.
     """
     path = Path(corpus.path or "")
     if path.is_dir():
@@ -34,12 +35,14 @@ def list_files(corpus: Corpus) -> list[Path]:
         return [path]
     if not found:
         asked = f"corpus {corpus.id} from {path}"
-        raise CorpusError(asked, "no file of that kind", "Name a file, a folder with files, or a pattern in quotes")
+        raise CorpusError(
+            asked, "no file there fits this corpus", "Name a file, a folder with files, or a pattern in quotes"
+        )
     return sorted(found, key=lambda file: file.as_posix())
 
 
 def is_plain(corpus: Corpus, files: list[Path]) -> bool:
-    """Return True if the text as read equals the bytes of one file."""
+    """Return True if the text of the corpus is exactly the bytes of one file (no compression, records or BOM)."""
     if corpus.is_records or len(files) != 1 or detect_compression(files[0]):
         return False
     with files[0].open("rb") as file:
@@ -47,7 +50,9 @@ def is_plain(corpus: Corpus, files: list[Path]) -> bool:
 
 
 def read_text(corpus: Corpus, files: list[Path]) -> Iterator[bytes]:
-    """Yield the text of a corpus as UTF-8: without byte order marks, documents joined by a blank line.
+    """Yield the text of a corpus in blocks of UTF-8 bytes.
+
+    Byte order marks are removed, and a blank line separates two documents.
 
     Raises:
         CorpusError: a file is damaged or not UTF-8 text, or a record has no text.
@@ -88,7 +93,10 @@ def _require_text(path: Path, head: bytes, accept_records: bool) -> None:
 
 
 def _files_of_folder(folder: Path, patterns: tuple[tuple[str, ...], ...]) -> list[Path]:
-    """Return the visible files below a folder that match the first group of patterns with any match."""
+    """Return the visible files at any depth of a folder that match one group of patterns.
+
+    This is the first group that any file matches; the list is empty if there is none.
+    """
     files = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
     for group in patterns:
         if found := [path for path in files if any(fnmatchcase(path.name, pattern) for pattern in group)]:

@@ -1,4 +1,4 @@
-"""Streaming text input: decompression, UTF-8 check, checksum, and a content-addressed cache; constant memory."""
+"""Text input in blocks, with constant memory: decompression, UTF-8 check, checksum, and a cache by checksum."""
 
 import bz2
 import codecs
@@ -36,7 +36,7 @@ def detect_compression(path: Path) -> Compression | None:
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file: plain, gzip, xz, bzip2, zstd or a zip with one member.
+    """Yield the decompressed bytes of a file in blocks; it is plain, gzip, xz, bzip2, zstd or a zip with one member.
 
     Raises:
         CorpusError: the compressed file is damaged, or a zip does not have exactly one member.
@@ -47,7 +47,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
     except (*_DAMAGE, OSError) as error:
-        # for a damaged file, bzip2 and zstd raise an OSError without errno
+        # For a damaged file, the readers of bzip2 and zstd raise an OSError without errno.
         if isinstance(error, OSError) and error.errno is not None:
             raise
         found = f"a damaged {detect_compression(path)} file ({error})"
@@ -71,7 +71,7 @@ def _open_decompressed(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _open_zstd(path: Path) -> IO[bytes]:
-    import pyarrow  # takes half a second, and only zstd needs it
+    import pyarrow  # this import takes half a second, and only zstd needs it
 
     return pyarrow.input_stream(str(path), compression="zstd")
 
@@ -83,10 +83,15 @@ _OPEN: dict[Compression | None, Callable[[Path], Any]] = {
 
 
 def check_utf8(stream: Iterable[bytes], name: str, allow_cut: bool = True) -> Iterator[bytes]:
-    """Check that the blocks are UTF-8 and yield them unchanged; by default the last character may be cut.
+    """Yield the blocks unchanged, and check that they are UTF-8.
+
+    Args:
+        name: name of the file, for error messages.
+        allow_cut: if True, the last character may be incomplete.
 
     Raises:
-        CorpusError: invalid UTF-8; the message has the byte offset.
+        CorpusError: the bytes are not UTF-8 (the message states the byte offset), or the last character is incomplete
+            although `allow_cut` is False.
     """
     decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
     for block in stream:
@@ -96,7 +101,7 @@ def check_utf8(stream: Iterable[bytes], name: str, allow_cut: bool = True) -> It
         except UnicodeDecodeError as error:
             found = f"invalid UTF-8 at byte {start + error.start}"
             raise CorpusError(
-                f"corpus file {name}", found, "Convert it to UTF-8; .gz, .xz, .zst, .bz2 and .zip are allowed"
+                f"corpus file {name}", found, "Convert its text to UTF-8; the file may be .gz, .xz, .zst, .bz2 or .zip"
             ) from error
         at += len(block)
         yield block
@@ -125,7 +130,7 @@ def cache_text(stream: Iterable[bytes]) -> str:
 
 
 def find_cached_text(digest: str) -> Path | None:
-    """Return the cached text with this sha256; None if it is absent or damaged."""
+    """Return the path of the cached text with this sha256; None if it is absent or damaged."""
     path = _cached_path(digest)
     return path if path.exists() and file_sha256(path) == digest else None
 

@@ -13,7 +13,7 @@ from pipeline.errors import CorpusError, UsageError
 from pipeline.spec import ContextRecipe, Corpus, SnippetRecipe
 
 DEFAULT_RANDOM_TOKENS = 128
-"""Length of a context of random tokens if a snippet recipe has no `max_tokens`."""
+"""Length in tokens of a context of random tokens if a snippet recipe has no `max_tokens`."""
 SET_TOKENIZER = "Set `tokenizer` of the checkpoint source to the model's own tokenizer"
 
 
@@ -29,13 +29,14 @@ class DrawRequest:
 
 
 class DrawnTokens(NamedTuple):
-    """Contexts in corpus order, and the applicable flags."""
+    """Contexts in the order in which they were read or drawn, before they are sorted by group."""
 
     ids: list[np.ndarray]
-    """Token ids per context, int32 `[tokens]`."""
+    """One array of token ids per context, int32 `[tokens]`."""
     special_masks: list[np.ndarray]
-    """Mask per context of the special tokens added around the text, bool `[tokens]`."""
+    """One mask per context, bool `[tokens]`: True at the special tokens that were added around the text."""
     flags: tuple[str, ...]
+    """Those of the flags `shorter_context`, `smaller_corpus` and `tokenizer_round_trip` that apply."""
 
 
 def draw_tokens(request: DrawRequest) -> DrawnTokens:
@@ -60,7 +61,7 @@ def draw_tokens(request: DrawRequest) -> DrawnTokens:
 
 
 def _snippets(request: DrawRequest, recipe: SnippetRecipe) -> tuple[list[Snippet], bool]:
-    """Return snippets of varying length, and True if any was cut to the model's positions."""
+    """Return the snippets, and True if any of them was cut to the size of the model's position table."""
     text = memmap_text(prepare_text_file(request.corpus))
     snippets = read_snippets(text, recipe, request.tokenizer, request.corpus.id)
     longest = max(len(snippet.ids) for snippet in snippets)
@@ -76,7 +77,11 @@ def _context_layout(recipe: ContextRecipe | SnippetRecipe) -> ContextLayout:
 
 
 def _allowed_length(tokens: int, request: DrawRequest) -> int:
-    """Return `tokens`, or the size of the model's position table if that is smaller."""
+    """Return `tokens`, or the size of the model's position table if that is smaller.
+
+    Raises:
+        CorpusError: the position table is smaller, and the recipe does not allow shorter contexts.
+    """
     limit = request.max_positions
     if limit is None or tokens <= limit:
         return tokens
@@ -87,12 +92,12 @@ def _allowed_length(tokens: int, request: DrawRequest) -> int:
 
 
 def _draw_equal_length(request: DrawRequest, layout: ContextLayout) -> np.ndarray:
-    """Return ids `[contexts, tokens]` including special tokens."""
+    """Return token ids, int32 `[contexts, tokens]`, including the special tokens around each context."""
     special = get_special_tokens(request.recipe, request.tokenizer)
     if len(special) >= layout.context_tokens:
         asked = f"contexts of {layout.context_tokens} tokens ({request.recipe.label})"
         do = f"Use contexts of more than {len(special)} tokens, or bos: none"
-        raise UsageError(asked, f"{len(special)} of them are special tokens", do)
+        raise UsageError(asked, f"the {len(special)} special tokens leave no room for text", do)
     body = layout._replace(context_tokens=layout.context_tokens - len(special))
     if request.corpus.kind == "random-uniform":
         size = (body.n_contexts, body.context_tokens)
@@ -104,7 +109,10 @@ def _draw_equal_length(request: DrawRequest, layout: ContextLayout) -> np.ndarra
 
 
 def _permute(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-    """Permute all tokens over all contexts; first replace ids that are not in `plain` by random tokens that are."""
+    """Return the ids, randomly permuted over all contexts.
+
+    An id that is not in `plain` is first replaced by a random one of the ids that are.
+    """
     pool = ids.ravel()
     is_plain = np.isin(pool, plain)
     pool = np.where(is_plain, pool, choices.choice(pool[is_plain], len(pool)))
@@ -115,7 +123,7 @@ def _plain_ids(request: DrawRequest) -> np.ndarray:
     if len(plain := request.tokenizer.text_token_ids(request.vocab_size)):
         return plain
     found = "the tokenizer has no text tokens in this range"
-    raise CorpusError(f"random tokens below {request.vocab_size}", found, SET_TOKENIZER)
+    raise CorpusError(f"random tokens with ids below {request.vocab_size}", found, SET_TOKENIZER)
 
 
 def _require_ids_in_vocabulary(ids: list[np.ndarray], request: DrawRequest) -> None:

@@ -1,16 +1,19 @@
 """Prose from a Wikipedia XML dump: roughly the words that a reader of the rendered articles sees.
 
-Articles: only `<text>` of pages in the main namespace is read (no `Talk:`, `Template:` ...); redirects yield nothing.
-Pages follow the dump's order: one paragraph per line, one empty line between pages. A truncated dump is cleaned up to
-the cut.
-Dropped with content: comments, templates `{{ }}`, tables (`{| |}` and `<table>`), DROPPED_ELEMENTS (references,
-formulas, galleries, listings), links to images, files and categories, interlanguage links, addresses of external links.
-Dropped, content kept: all other HTML tags, emphasis quotes, list and heading marks.
-Kept: the anchor text of links, headings as separate lines, case, digits, punctuation. Entities become characters,
-runs of white space one space, and empty lines are removed, so that a line is a paragraph, a heading or a list item.
-Unclosed markup loses only its opening mark, except that an unclosed comment or DROPPED_ELEMENTS tag extends to the end
-of the page, as in MediaWiki.
-A change of any output byte requires a new version number in ALGORITHMS["cleaning"].
+Only the `<text>` of pages in the main namespace is read (no `Talk:`, `Template:` ...), and a redirect yields nothing.
+Pages keep the order of the dump, and an empty line separates two pages. A truncated dump is cleaned up to its end.
+
+- Removed together with their content: comments, templates `{{ }}`, tables (`{| |}` and `<table>`), the elements in
+  DROPPED_ELEMENTS (references, formulas, galleries, listings), links to images, files, categories and other languages,
+  and the addresses of external links.
+- Removed, while their content is kept: all other HTML tags, quotes for emphasis, and the marks of lists and headings.
+- Kept: the anchor text of links, headings as lines of their own, upper and lower case, digits and punctuation.
+
+Entities become characters, and each run of white space becomes one space. Empty lines inside a page are removed, so
+that each line is a paragraph, a heading or a list item. Unclosed markup loses only its opening mark, with one
+exception: as in MediaWiki, an unclosed comment or DROPPED_ELEMENTS tag extends to the end of the page.
+
+If any byte of the output changes, ALGORITHMS["cleaning"] must get a new version number.
 """
 
 import html
@@ -51,7 +54,7 @@ _LINES = (
 
 
 def extract_articles(dump: Path) -> Iterator[bytes]:
-    """Yield the prose of each article as UTF-8 with an empty line after it; holds one page in memory at a time."""
+    """Yield the prose of each article as UTF-8, followed by an empty line; only one page is in memory at a time."""
     if dump.stat().st_size == 0:  # mmap refuses an empty file
         return
     with dump.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -65,7 +68,7 @@ def extract_articles(dump: Path) -> Iterator[bytes]:
 
 
 def _unescape_xml(text: bytes) -> str:
-    """Decode XML text; drops a character that is cut by the end of the file."""
+    """Decode the UTF-8 bytes and the entities of XML text; drop invalid bytes, such as those of a cut character."""
     characters = text.decode(errors="ignore")
     for name, mark in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
         characters = characters.replace(name, mark)
@@ -73,7 +76,7 @@ def _unescape_xml(text: bytes) -> str:
 
 
 def extract_prose(wikitext: str) -> str:
-    """Return the prose of one page, "" for a redirect; accepts malformed and truncated markup without an error."""
+    """Return the prose of one page, or "" for a redirect. Malformed and truncated markup causes no error."""
     if _REDIRECT.match(wikitext):
         return ""
     text = _DROPPED.sub("", wikitext)
@@ -87,9 +90,9 @@ def extract_prose(wikitext: str) -> str:
 
 
 def _replace_paired(text: str, marks: re.Pattern[str], render: Callable[[str], str]) -> str:
-    """Replace the text between paired marks by `render(text)`, innermost pair first, in one pass.
+    """Replace each pair of marks, with the text between them, by `render(text between)`, the innermost pair first.
 
-    A closing mark also closes unclosed marks inside its pair. Marks without a partner are removed.
+    A closing mark also closes the unclosed marks inside its pair. Marks without a partner are removed.
     """
     done: list[str] = []
     opened: list[tuple[str, int]] = []
@@ -113,7 +116,7 @@ def _replace_paired(text: str, marks: re.Pattern[str], render: Callable[[str], s
 
 
 def _anchor(link: str) -> str:
-    """Return the text that a reader sees for `[[link]]`."""
+    """Return the text that a reader sees for `[[link]]`; "" for a link that shows no text, such as an image."""
     target, bar, label = link.partition("|")
     if _HIDDEN.match(target):
         return ""

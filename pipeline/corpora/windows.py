@@ -12,11 +12,12 @@ from pipeline.errors import CorpusError
 from pipeline.progress import Progress
 
 SPREADS = (1.0, 0.99, 0.95, 0.8, 0.5, 0.0)
-"""Fractions of the text over which windows are spread, tried in order until all fit; 0 leaves no gaps."""
+"""Fractions of the text over which the windows are spread. They are tried in order until all windows fit; at 0, each
+window begins where the one before it ends."""
 
 
 class Window(NamedTuple):
-    """Bytes `start` to `end` of a text and their token ids; only a window at the end of the text may be short."""
+    """Bytes `start` to `end` of a text and their token ids. A window at the end of the text may have too few tokens."""
 
     start: int
     end: int
@@ -24,17 +25,18 @@ class Window(NamedTuple):
 
 
 class ContextLayout(NamedTuple):
-    """Number and length of a recipe's equal-length contexts."""
+    """Number and length of the contexts of a recipe, which all have equal length, and how they are drawn."""
 
     n_contexts: int
     context_tokens: int
     groups: int
     seed: int
     allow_smaller: bool
+    """If True, a text that is too small gives fewer contexts instead of an error."""
 
 
 def memmap_text(path: Path) -> np.ndarray:
-    """Memory-map a UTF-8 file as uint8 `[bytes]`, without a character that is cut at its end."""
+    """Return a UTF-8 file as memory-mapped uint8 `[bytes]`, without an incomplete character at its end."""
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros(0, np.uint8)
     data = np.memmap(path, np.uint8, "r")
@@ -42,7 +44,7 @@ def memmap_text(path: Path) -> np.ndarray:
 
 
 def _partial_character_bytes(tail: list[int]) -> int:
-    """Return the number of bytes of an incomplete character at the end of UTF-8 bytes."""
+    """Return how many bytes at the end of UTF-8 bytes belong to an incomplete character; 0 if it is complete."""
     for back, byte in enumerate(reversed(tail), start=1):
         if byte < 0x80:
             return 0
@@ -52,7 +54,7 @@ def _partial_character_bytes(tail: list[int]) -> int:
 
 
 class WindowReader:
-    """Reader of windows of `tokens` tokens; estimates the bytes to read from the preceding windows."""
+    """Reader of windows of `tokens` tokens; the preceding window tells it how many bytes a token takes."""
 
     def __init__(self, data: np.ndarray, tokenizer: TokenizerProtocol, tokens: int) -> None:
         self.data, self.tokenizer, self.tokens = data, tokenizer, tokens
@@ -66,7 +68,7 @@ class WindowReader:
         while True:
             text, used = codecs.utf_8_decode(self.data[start : start + size].tobytes(), "strict", False)
             ids, ends = self.tokenizer.encode_with_offsets(text)
-            # One more token is needed: the last token may be a prefix of a longer one.
+            # One token more than wanted must be read, because more text could make the last token longer.
             if len(ids) > self.tokens or start + size >= len(self.data):
                 break
             size *= 2
@@ -78,10 +80,11 @@ class WindowReader:
 
 
 def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, layout: ContextLayout) -> list[Window]:
-    """Return `layout.n_contexts` disjoint windows in order, one at a seeded offset in each of as many equal parts.
+    """Return `layout.n_contexts` disjoint windows, in the order of the text.
 
-    If the last windows then exceed the text, all are spread over smaller fractions of it (SPREADS). If they do not fit
-    even without gaps, the windows that fit are returned, and the last one may be short.
+    The text is divided into as many equal parts, and each window starts at a random offset (from `layout.seed`) in its
+    part. If the last windows do not fit into the text, all windows are spread over smaller fractions of it (SPREADS).
+    If they do not fit even without gaps, the windows that fit are returned, and the last one may have too few tokens.
     """
     n = layout.n_contexts
     targets = (np.arange(n) + make_generator(layout.seed, "offsets").random(n)) * (len(data) / n)
@@ -95,7 +98,10 @@ def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, layout: Context
 
 
 def _place_windows(reader: WindowReader, targets: list[int]) -> list[Window]:
-    """Read each window at its target or after the preceding window; stops after the first short window."""
+    """Read a window at each target byte, or after the preceding window if that ends later.
+
+    Reading stops after the first window with too few tokens, which is the last one returned.
+    """
     windows: list[Window] = []
     with Progress("Tokenising", len(targets), "contexts") as progress:
         for target in targets:
@@ -107,7 +113,9 @@ def _place_windows(reader: WindowReader, targets: list[int]) -> list[Window]:
 
 
 def read_window_ids(data: np.ndarray, tokenizer: TokenizerProtocol, layout: ContextLayout, name: str) -> np.ndarray:
-    """Return token ids `[contexts, tokens]`, int32; `allow_smaller` permits fewer contexts, equally many per group.
+    """Return token ids, int32 `[contexts, tokens]`.
+
+    If the text is too small and `layout.allow_smaller` is set, there are fewer contexts, equally many per group.
 
     Raises:
         CorpusError: the text is too small; the message states the tokens needed and the tokens available.

@@ -1,4 +1,4 @@
-"""Numerical core: moments, spectra, exact neighbours and dimensions of hidden states. No I/O.
+"""Numerical core: moments, spectra, exact neighbours and dimensions of hidden states. It reads and writes no files.
 
 `describe` measures one matrix and returns a dict keyed by column name. `MomentStream`, `PointCloud` and
 `describe_layer` do the same for layers that arrive in batches.

@@ -1,4 +1,4 @@
-"""Block-wise streaming statistics of one layer, accumulated without device synchronisation."""
+"""Statistics of one layer, accumulated block by block without synchronising the device."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ from pipeline.geometry.moments import Moments, RowSums, merge_moments, select_or
 from pipeline.geometry.row_norms import PILOT_ROWS, RowNorms, masked_median
 
 NORM_SAMPLE = 2**18
-"""Number of float32 norms stored per layer (1 MiB); with more rows, only every s-th rank of each block is stored."""
+"""Number of norms stored per layer (float32, 1 MiB). A layer with more rows stores a sample (see `NormStatistics`)."""
 
 
 @dataclass
 class DirectionSums:
-    """Sums over the norms and directions of finite rows, in float64."""
+    """Sums of the norms |x| and of the directions x / |x| of finite rows, in float64."""
 
     n_nonzero: Tensor
-    """Number of rows with a positive norm, int64 on the device."""
+    """Number of rows with a positive norm, an int64 scalar on the device."""
     norm_sum: Float64[Tensor, ""]
+    """Sum of |x|."""
     direction_sum: Float64[Tensor, " dim"]
     """Sum of x / |x| over the rows with a positive norm."""
 
@@ -50,13 +51,16 @@ class DirectionSums:
 
 @dataclass
 class TokenSums:
-    """Sums over a set of tokens of one layer (all tokens, or all except sinks), one per group of contexts."""
+    """Sums over a set of tokens of one layer: all tokens, or all except sinks.
+
+    Each list has one item per group of contexts.
+    """
 
     moments: list[Moments]
     directions: list[DirectionSums]
     cross_scatters: list[Float64[Tensor, "dim next"]]
-    """Sum of y z^T, where y and z are the shifted rows of a token in this and the next layer; non-finite rows count as
-    zero. Empty without a next layer."""
+    """Sum of y z^T, where y and z are the shifted rows of a token in this and the next layer. Non-finite rows count as
+    zero. The list is empty if there is no next layer."""
 
     @classmethod
     def empty(cls, shift: Float64[Tensor, " dim"], n_groups: int, next_width: int | None) -> "TokenSums":
@@ -89,26 +93,34 @@ class LayerMoments:
     """Sums over the sink tokens of all groups."""
     norm_statistics: "NormStatistics"
     n_nonfinite: int
-    """Number of rows with NaN or infinity, which no sum includes."""
+    """Number of rows with NaN or infinity. All sums leave these rows out."""
     n_layer_sinks: int
-    """Number of finite tokens that open their context or exceed `sink_multiple` pilot norms in this layer."""
+    """Number of finite tokens that are sinks by this layer alone: they are the first of their context, or their norm
+    exceeds `sink_multiple` pilot norms."""
     pilot_norm: float
-    """Median norm of the first rows; if at least half of the norms are zero (padding), median of the positive ones."""
+    """Median norm of the first PILOT_ROWS finite rows. If at least half of these norms are zero (padding), it is the
+    median of the positive ones."""
     abs_max: float
+    """Largest absolute coordinate of a finite row."""
     abs_median: float
-    """Median absolute coordinate of the first PILOT_ROWS rows; NaN if no row is finite."""
+    """Median absolute coordinate of the finite rows among the first PILOT_ROWS rows; NaN if none of them is finite."""
     next_layer: "LayerMoments | None" = None
-    """Statistics of the next layer, to which the cross scatters refer."""
+    """Statistics of the layer to which a linear map is fitted (see `cross_scatters`); None if no map is fitted."""
 
 
 class NormStatistics:
     """Maximum of the row norms, and a sample of norms for the median.
 
-    Up to NORM_SAMPLE rows, the sample contains every norm. With more rows, each block of 2048 sorted norms contributes
-    the middle one of every s ranks, where s is the smallest sufficient power of two. The rank of the median is then
-    wrong by at most s / 2 per block if all errors have one sign; with errors of both signs, the total error is about
-    s / 78 of the median's own standard error (5 % at one million rows, below 100 % up to 16 million). `due` is the
-    expected number of rows.
+    Up to NORM_SAMPLE rows, the sample contains every norm. With more rows, the norms of each block of 2048 rows are
+    sorted, and of every s consecutive norms only the middle one is stored. s is the smallest power of two with which
+    the sample has no more than NORM_SAMPLE norms.
+
+    The rank of the median is then wrong by at most s / 2 per block, if the errors of all blocks have the same sign. If
+    signs are random, the error of the median is about s / 78 of its own standard error: 5 % of it with one million
+    rows, and less than 100 % of it with up to 16 million.
+
+    Args:
+        due: expected number of rows, from which s is computed.
     """
 
     def __init__(self, due: int, device: torch.device) -> None:
@@ -117,15 +129,15 @@ class NormStatistics:
         self._largest = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, norms: Float64[Tensor, " rows"], finite: Bool[Tensor, " rows"]) -> None:
-        """Add a block of norms; non-finite rows must have norm zero and are not counted."""
+        """Add the norms of one block. Rows that are not finite must have norm zero; the sample leaves them out."""
         self._largest.copy_(torch.maximum(self._largest, norms.max()))
         ranked = norms.masked_fill(~finite, torch.inf).to(torch.float32).sort().values
-        middle = (self._every - 1 + len(self._sampled) % 2) // 2  # an even s has two middle ranks, used in turn
+        middle = (self._every - 1 + len(self._sampled) % 2) // 2  # an even s has two middles; blocks take turns
         self._sampled.append(ranked[middle :: self._every].clone())
 
     @property
     def sample(self) -> Float32[Tensor, " sample"]:
-        """Return the sampled norms, block by block, ascending within each block."""
+        """Sampled norms, in the order of the blocks and ascending within each block."""
         norms = torch.cat(self._sampled)
         return norms[norms.isfinite()]
 
@@ -135,9 +147,9 @@ class NormStatistics:
 
 
 class SplitRows(NamedTuple):
-    """Shifted rows of a block, split into ordinary rows and sinks. Non-finite rows are zero.
+    """Rows of a block minus the shift, split into ordinary tokens and sinks. Non-finite rows are zero.
 
-    On a GPU each part has all rows of the block, with zeros for rows of the other part.
+    On a GPU, each of the two tensors has all rows of the block, with zeros in the rows that belong to the other one.
     """
 
     ordinary: Float64[Tensor, "_ordinary dim"]
@@ -145,7 +157,9 @@ class SplitRows(NamedTuple):
 
 
 class Accumulator:
-    """Running float64 sums of one layer; the shift comes from the first PILOT_ROWS finite rows.
+    """Running float64 sums of one layer over rows minus a shift, which stays fixed once it is set.
+
+    The shift is the mean of the first PILOT_ROWS finite rows of the first block that has finite rows.
 
     Args:
         dtype: dtype of the rows.
@@ -172,7 +186,7 @@ class Accumulator:
     def add(
         self, rows: Float[Tensor, "rows dim"], norms: RowNorms, sink: Bool[Tensor, " rows"], group: int
     ) -> SplitRows:
-        """Add a block of rows of one group and return the shifted rows."""
+        """Add a block of rows of one group, of which `sink` marks the sink tokens, and return the shifted rows."""
         x = torch.where(norms.finite[:, None], rows, 0).to(torch.float64)
         kept, out = norms.finite & ~sink, norms.finite & sink
         weights = torch.stack([norms.pilot.to(torch.float64), norms.inverse * kept, norms.inverse * out])
@@ -185,7 +199,7 @@ class Accumulator:
             for part in parts:
                 lengths = norms.norms * mask
                 part.directions[group].add_in_place((lengths > 0).sum(), lengths.sum(), direction)
-        y = x.addr_(norms.finite.to(torch.float64), self._shift, alpha=-1)  # x - shift, or zero
+        y = x.addr_(norms.finite.to(torch.float64), self._shift, alpha=-1)  # x - shift; zero in non-finite rows
         split = SplitRows(select_or_zero(y, ~sink), select_or_zero(y, sink))
         self._add_moments(split, kept.sum(), out.sum(), group)
         return split
@@ -214,7 +228,7 @@ class Accumulator:
         )
 
     def _open(self, pilot_sum: Tensor, rows: Tensor, norms: RowNorms) -> None:
-        """Set the shift in the first block that has finite rows, and the median coordinate in the first block."""
+        """Set the shift from the first block that has finite rows, and the median coordinate from the first block."""
         mean = pilot_sum / norms.pilot.sum().clamp_min(1)
         self._shift.copy_(torch.where(self._opened, self._shift, mean))
         if self._is_first_block:

@@ -1,6 +1,8 @@
-"""Engines that propose nearest neighbours: FAISS in float32, or tiled torch products in the dtype of the points.
+"""Engines that propose candidates for the nearest neighbours of points.
 
-Both compute |x|^2 + |y|^2 - 2 x.y, which suffers from cancellation; `exact_search` recomputes every distance.
+`faiss_engine` (float32) and `torch_engine` (dtype of the points) compute |x|^2 + |y|^2 - 2 x.y from matrix products,
+which loses digits to cancellation. `direct_engine` computes differences, which is slow. `exact_search` computes the
+distance of every candidate again.
 """
 
 from collections.abc import Callable
@@ -23,50 +25,55 @@ try:
 except ImportError:
     _faiss = None
 else:
-    # Equal results, 5 % to 50 % faster: products in tiles of 4 MB, which fit into each thread's cache, and one
-    # reservoir per query instead of a heap.
+    # These settings make the search 5 % to 50 % faster and do not change its results. Products are computed in tiles
+    # of 4 MB, which fit into the cache of each thread, and each query has a reservoir instead of a heap.
     _faiss.cvar.distance_compute_blas_query_bs = 512
     _faiss.cvar.distance_compute_blas_database_bs = 2048
     _faiss.cvar.distance_compute_min_k_reservoir = 1
 
 SMALL_CLOUD = 2048
-"""Largest number of points for which numpy beats FAISS on a CPU. One thread of an AMD EPYC, k = 73: 1,024 points
-take 10 ms with numpy and 24 ms with FAISS at 64 dimensions, 22 and 30 ms at 576; 4,096 points take equal times."""
+"""Largest number of points for which `torch_engine`, which selects with numpy, is faster than FAISS on a CPU. Measured
+with one thread of an AMD EPYC and k = 73: 1,024 points take 10 ms with numpy and 24 ms with FAISS at 64 dimensions, and
+22 ms and 30 ms at 576 dimensions. With 4,096 points, both take equal times."""
 FAISS_GPU_MAX_K = 2048
-"""Largest k of FAISS on a GPU."""
+"""Largest number of neighbours that FAISS can return on a GPU; for more, `torch_engine` is used."""
 PRODUCT_BYTES = {"cpu": 2**24, "cuda": 2**30}
-"""Size of one tile of products by device; on the CPU a tile fits into the cache."""
+"""Bytes of one tile of a matrix product, by device type; on the CPU, a tile fits into the cache."""
 BFLOAT16_MIN_DIM = 256
-"""Minimum dim at which a GPU starts with bfloat16 torch products instead of FAISS.
+"""Smallest number of dimensions at which a search on a GPU starts with bfloat16 products of torch instead of FAISS.
 
-FAISS selects in one pass over the products, and torch in about five, but FAISS multiplies only in float32. At 52
-TFLOP/s in float32, 400 in bfloat16 and 4 TB/s, both take equal times near 170 dimensions (computed, not measured).
+FAISS selects the nearest points in one pass over the products, and torch needs about five passes; but torch can
+multiply in bfloat16, and FAISS only in float32. On a GPU with 52 TFLOP/s in float32, 400 TFLOP/s in bfloat16 and 4 TB/s
+of memory bandwidth, both take equal times near 170 dimensions (computed, not measured).
 """
 
 
 class Candidates(NamedTuple):
-    """The `width` nearest points of each query by approximate squared distance, unordered."""
+    """The `width` nearest points of each query by approximate squared distance, in no order; one row per query."""
 
     squared_distances: Float[Tensor, "rows width"]
     """Approximate squared distances, float32, or float64 for points in float64."""
     indices: Int[Tensor, "rows width"]
+    """Indices of these nearest points."""
 
 
 CandidateEngine = Callable[[Tensor, Tensor, int], Candidates]
-"""Maps (queries, points, width) to the `width` nearest points of each query; a query that is a point finds itself."""
+"""Function of (queries, points, width) that returns the `width` nearest points of each query. Queries are usually some
+of the points; the query itself is then one of its own nearest points."""
 
 
 def default_engine(device: torch.device, n_points: int) -> CandidateEngine:
-    """Return the torch engine for a small cloud on a CPU or a device that FAISS does not support; else FAISS."""
+    """Return `faiss_engine`; or `torch_engine` for few points on a CPU, or without FAISS for this type of device."""
     if _faiss is None or (device.type == "cpu" and n_points <= SMALL_CLOUD):
         return torch_engine
     return torch_engine if device.type == "cuda" and not _has_gpu(_faiss) else faiss_engine
 
 
 def default_ladder(device: torch.device, n_points: int, dim: int) -> tuple[tuple[CandidateEngine, torch.dtype], ...]:
-    """Return the engines to try in order, each with the dtype to which points are rounded for it.
+    """Return pairs (engine, dtype to which points are rounded for it), in the order in which engines are tried.
 
-    Wide points on a GPU are multiplied in bfloat16 first, which is eight times as fast as float32.
+    Points of BFLOAT16_MIN_DIM or more dimensions on a GPU are first multiplied in bfloat16, which is eight times as
+    fast as float32.
     """
     if device.type == "cuda" and dim >= BFLOAT16_MIN_DIM:
         return (torch_engine, torch.bfloat16), (torch_engine, torch.float32)
@@ -74,7 +81,11 @@ def default_ladder(device: torch.device, n_points: int, dim: int) -> tuple[tuple
 
 
 def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
-    """Propose candidates with `faiss.knn` (on a GPU `faiss.knn_gpu`) in float32; ModuleNotFoundError without FAISS."""
+    """Propose candidates with FAISS in float32; on a GPU, a width above FAISS_GPU_MAX_K goes to `torch_engine`.
+
+    Raises:
+        ModuleNotFoundError: FAISS is not installed.
+    """
     if _faiss is None:
         raise ModuleNotFoundError("faiss is not installed")
     if queries.device.type == "cuda":
@@ -87,9 +98,10 @@ def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poin
 def faiss_squared_distances(
     points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
 ) -> Float[Tensor, "rows width"] | None:
-    """Return squared distances from `points[rows]` to `points[others]`, row by row, by float32 differences.
+    """Return at [i, j] the squared distance from `points[rows[i]]` to `points[others[i, j]]`, by float32 differences.
 
-    Eight times as fast as torch, because FAISS does not gather rows. None without FAISS or for points on a GPU.
+    The result is None if FAISS is not installed or the points are on a GPU. FAISS is eight times as fast as torch here,
+    because it does not copy the rows first.
     """
     if _faiss is None or points.device.type != "cpu":
         return None
@@ -101,9 +113,9 @@ def faiss_squared_distances(
 
 
 def torch_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
-    """Propose candidates by one matrix product and one selection per tile, in the dtype of the operands.
+    """Propose candidates by matrix products in the dtype of the points: one product and one selection per tile.
 
-    bfloat16 and float16 points are treated as exact: products and squared lengths accumulate in float32.
+    For bfloat16 and float16 points, the products and the squared lengths are accumulated in float32.
     """
     lengths, own = _squared_lengths(points), _squared_lengths(queries)
     tiles = []
@@ -132,7 +144,7 @@ def _squared_lengths(points: Tensor) -> Float[Tensor, " points"]:
 
 
 def _relative_distances(lengths: Tensor, queries: Tensor, points: Tensor) -> Float[Tensor, "rows points"]:
-    """Return |y|^2 - 2 x.y, which orders points y by their distance from x."""
+    """Return |y|^2 - 2 x.y for each query x and point y, which orders the points y by their distance from x."""
     if queries.dtype == lengths.dtype:
         return torch.addmm(lengths[None], queries, points.T, alpha=-2)
     if queries.device.type == "cpu":  # CPUs have no 16-bit product with float32 sums
@@ -142,7 +154,7 @@ def _relative_distances(lengths: Tensor, queries: Tensor, points: Tensor) -> Flo
 
 
 def direct_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
-    """Propose candidates by differences: no cancellation, but an order of magnitude slower than a product."""
+    """Propose candidates by distances from differences: without cancellation, but ten times as slow as products."""
     found = []
     for part in chunk_slices(len(queries), len(points) * queries.element_size(), PRODUCT_BYTES[queries.device.type]):
         distances = torch.cdist(queries[part], points, compute_mode="donot_use_mm_for_euclid_dist")
@@ -151,7 +163,7 @@ def direct_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poi
 
 
 def _has_gpu(faiss: ModuleType) -> bool:
-    # FAISS aborts the process on a machine without a GPU.
+    # Without a GPU, a search of FAISS for GPUs would abort the process.
     return hasattr(faiss, "knn_gpu") and faiss.get_num_gpus() > 0
 
 
@@ -175,5 +187,5 @@ def _faiss_gpu(faiss: ModuleType, queries: Tensor, points: Tensor, width: int) -
 
 @cache
 def _gpu_resources(faiss: ModuleType) -> object:
-    """Return FAISS's streams and workspace, 1.5 GiB of device memory, cached per process."""
+    """Return the streams and the workspace of FAISS, which take 1.5 GiB of device memory; cached per process."""
     return faiss.StandardGpuResources()

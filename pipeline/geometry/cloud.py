@@ -13,7 +13,8 @@ RowIds = Int[Tensor, " rows"] | Int[np.ndarray, " rows"]
 class PointCloud:
     """Fixed-size buffer of rows for the k-NN graph, in the model's own dtype.
 
-    Points are stored on the device. Their ids stay on the host until they are read.
+    Points are stored on the device. Context, token and group ids are stored on the host; reading one of these
+    properties copies it to the device.
 
     Args:
         capacity: maximum number of rows.
@@ -34,7 +35,10 @@ class PointCloud:
         token: RowIds | None = None,
         group: RowIds | None = None,
     ) -> None:
-        """Append rows; `context` and `token` are ids for the neighbour shares, `group` is a 0-based group index.
+        """Append rows with the context id, the token id and the 0-based group of each row.
+
+        `has_context_ids` and `has_token_ids` stay True only if every call gives these ids. Without `group`, the rows
+        belong to group 0.
 
         Raises:
             ValueError: the rows exceed the capacity.

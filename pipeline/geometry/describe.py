@@ -1,4 +1,4 @@
-"""Row of metrics of one layer, from its moments and its point cloud or from a whole matrix of hidden states."""
+"""Metrics of one layer by column name, from its moments and its point cloud or from a whole matrix of hidden states."""
 
 import time
 from typing import Any
@@ -20,10 +20,14 @@ DEGENERATE_FLAGS = {"constant_layer", "too_few_tokens", "too_few_points"}
 def describe_layer(
     moments: LayerMoments, cloud: PointCloud, recipe: Recipe, read_by_next: RowMap | None = None
 ) -> dict[str, object]:
-    """Return every metric of one layer by column name, with `status`, `flags` and the wall time per timing column.
+    """Return every metric of one layer by column name, with `status`, `flags` and the wall seconds per timing column.
 
-    A word in `flags` explains every null. The status is `nonfinite` if rows contain NaN or infinity (such rows are
-    left out), `degenerate` if the layer has nothing to measure, else `ok`. Sums accumulate in float64.
+    For every metric that is None, a word in `flags` states the reason, unless it is None by definition, as a standard
+    error with one group is. Sums are accumulated in float64. `status` is one of:
+
+    - `nonfinite`: some rows contain NaN or infinity; these rows are left out.
+    - `degenerate`: the layer is constant, or has too few tokens or points.
+    - `ok`: neither of the two.
 
     Args:
         read_by_next: input norm of the next block, for the `_normed` columns; None if no block follows.
@@ -46,16 +50,18 @@ def describe(
     groups: Any = None,
     positions: Any = None,
 ) -> dict[str, object]:
-    """Return the geometry of a matrix of hidden states as one dict keyed by column name, as in the lake.
+    """Return the geometry of a matrix of hidden states as one dict; its keys are the metric columns of a lake.
 
     Args:
-        points: `[N, dim]`, floating point, in the model's own dtype, on any device: a tensor, numpy array, DataFrame or
-            lists. The form `[contexts, tokens, dim]` also supplies contexts and positions; its labels have N values,
-            the shape `[contexts, tokens]`, or one value per context.
-        contexts: `[N]`, id of each row's context, for `same_context_share`.
-        token_ids: `[N]`, token id of each row.
-        recipe: supplies `k`, `sink_multiple`, `seed` and `surrogate`; `id_authors` uses all points.
-        groups: `[N]`, disjoint groups of contexts; two or more groups give standard errors.
+        points: hidden states `[N, dim]` or `[contexts, tokens, dim]`, in the model's own dtype, on any device, as a
+            tensor, numpy array, DataFrame or nested lists. With the second form, N = contexts * tokens, `contexts` and
+            `positions` need not be given, and every label below may also have the shape `[contexts, tokens]` or one
+            value per context.
+        contexts: `[N]`, id of the context of each row, for `same_context_share`.
+        token_ids: `[N]`, token id of each row, for `same_token_share` and the metrics with one point per token type.
+        recipe: recipe or its label. Only its `k`, `sink_multiple`, `seed` and `surrogate` are used; `id_authors` is
+            computed on all points.
+        groups: `[N]`, group of contexts of each row; two or more groups give standard errors.
         positions: `[N]`, position of each row in its context; a row at position 0 is a sink token. Without positions,
             sinks are found by their norm alone.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def to_device(tensor: Shaped[Tensor, "..."], device: torch.device | str) -> Shaped[Tensor, "..."]:
-    """Return the tensor on the device; a copy from host to GPU is queued without waiting."""
+    """Return the tensor on the device; a copy from host to GPU is queued, and the call does not wait for it."""
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -14,7 +14,7 @@ def to_device(tensor: Shaped[Tensor, "..."], device: torch.device | str) -> Shap
 
 
 class HostCopy:
-    """Asynchronous copy of a tensor to the host; `wait` does not wait for later work on the device."""
+    """Asynchronous copy of a tensor to the host; `wait` waits for this copy, but not for later work on the device."""
 
     def __init__(self, tensor: Shaped[Tensor, "..."]) -> None:
         self._copy = tensor.to("cpu", non_blocking=True)

@@ -1,4 +1,4 @@
-"""Removal of exact duplicate rows by hash, with verification; the first copy of each row remains."""
+"""Search for exact duplicate rows by hash. Rows with equal hashes are compared, so that the result is exact."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ def find_distinct_rows(points: Shaped[Tensor, "points dim"]) -> DistinctRows:
     """Return the distinct rows of `points`; two rows are equal if all coordinates are equal (0.0 equals -0.0)."""
     order, opens = _sorted_runs(_hash(points))
     if not _runs_are_equal(points, order, opens):
-        # A hash collision: sort the rows themselves, which is slow but exact.
+        # Different rows have equal hashes, so the rows themselves are sorted, which is slow but exact.
         order, opens = _sorted_runs((points + 0).unique(dim=0, return_inverse=True)[1])
     starts = opens.nonzero().flatten()
     ends = torch.cat([starts[1:], starts.new_tensor([len(points)])])
@@ -33,7 +33,7 @@ def find_distinct_rows(points: Shaped[Tensor, "points dim"]) -> DistinctRows:
 
 
 def _hash(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, " points"]:
-    """Return the sum of each coordinate's bits times a seeded odd 64-bit number, modulo 2^64."""
+    """Return a hash of each row: sum over coordinates of (its bits as an integer) * (a random odd number), mod 2^64."""
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**63), 2**63 - 1, (points.shape[1],), generator=generator).to(points.device) | 1
     return torch.cat([(_bits(points[part]) * factors).sum(1) for part in chunk_matrix_rows(points, 24)])
@@ -46,7 +46,7 @@ def _bits(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, "points dim"]:
 
 
 def _sorted_runs(hashes: Int64[Tensor, " points"]) -> tuple[Int[Tensor, " points"], Bool[Tensor, " points"]]:
-    """Return a stable order that groups equal hashes, and the mask of positions where a new hash begins."""
+    """Return a stable order in which equal hashes are adjacent, and a mask of the places in it where a hash begins."""
     values, order = hashes.sort(stable=True)
     opens = torch.ones_like(values, dtype=torch.bool)
     opens[1:] = values[1:] != values[:-1]
@@ -56,7 +56,7 @@ def _sorted_runs(hashes: Int64[Tensor, " points"]) -> tuple[Int[Tensor, " points
 def _runs_are_equal(
     points: Shaped[Tensor, "points dim"], order: Int[Tensor, " points"], opens: Bool[Tensor, " points"]
 ) -> bool:
-    """Return True if rows with equal hashes are equal; each row of a run is compared with its predecessor."""
+    """Return True if all rows with equal hashes are equal; each row of a run is compared with the row before it."""
     later = (~opens).nonzero().flatten()
     parts = chunk_slices(len(later), 2 * points[:1].nbytes, CHUNK_BYTES[points.device.type])
     return all(bool((points[order[later[part]]] == points[order[later[part] - 1]]).all()) for part in parts)

@@ -13,14 +13,18 @@ LANCZOS_RESIDUAL = 1e-10
 
 
 class EigenDecomposition(NamedTuple):
-    """Eigenvalues of a positive semi-definite matrix, descending, and optionally eigenvectors as columns."""
+    """Eigenvalues of a positive semi-definite matrix, descending, and its eigenvectors."""
 
     values: Float64[Tensor, " dim"]
     vectors: Float64[Tensor, "dim dim"] | None
+    """Eigenvectors as columns, in the order of `values`; None if they were not wanted."""
 
 
 def eigendecompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) -> EigenDecomposition:
-    """Return all eigenvalues in float64; values that rounding made negative are set to zero."""
+    """Return all eigenvalues in float64 and, if `vectors` is True, the eigenvectors.
+
+    Eigenvalues that rounding made negative are set to zero.
+    """
     if vectors:
         values, columns = torch.linalg.eigh(matrix)
         return EigenDecomposition(values.flip(0).clamp_min(0), columns.flip(1))
@@ -30,9 +34,9 @@ def eigendecompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) ->
 def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
     """Return the largest eigenvalue, with a relative error of 1e-10 or, if larger, the error of the full decomposition.
 
-    Lanczos with full reorthogonalisation from a seeded start vector. The result is within the residual of an
-    eigenvalue, which is the largest one unless the start vector is orthogonal to its eigenvector. If Lanczos does not
-    converge, the matrix is fully decomposed.
+    The method is Lanczos with full reorthogonalisation, from a seeded start vector. The result differs from an
+    eigenvalue by no more than the residual. This is the largest eigenvalue unless the start vector is orthogonal to its
+    eigenvector. If Lanczos does not converge, or for at most DENSE_DIM dimensions, the matrix is fully decomposed.
     """
     if len(matrix) > DENSE_DIM:
         value, residual = _lanczos(matrix, LANCZOS_STEPS)

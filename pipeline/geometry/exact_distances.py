@@ -1,4 +1,4 @@
-"""Distances of given pairs by differences of the stored values, without the cancellation of matrix products."""
+"""Distances of given pairs of points from differences of the stored values, which avoids cancellation."""
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -8,23 +8,27 @@ from pipeline.geometry.candidates import faiss_squared_distances
 from pipeline.geometry.chunking import CHUNK_BYTES, chunk_slices
 
 FLOAT32_SUM_COORDINATES = {"cpu": 64, "cuda": 2048}
-"""Number of coordinates summed in float32: at most 16 terms per SIMD lane, then a tree over the lanes."""
+"""Number of coordinates, by device type, whose squares are summed in float32. A SIMD lane then adds at most 16 terms,
+and a tree adds the lanes."""
 DISTANCE_TOLERANCE = 2.0**-20
-"""Upper bound of the relative error of a distance: (3 + 16 + 8) / 2 roundings at worst; measured: 2e-7."""
+"""Upper bound of the relative error of a distance, which has at most (3 + 16 + 8) / 2 float32 roundings. The measured
+error is 2e-7."""
 FLOAT64_RANKS = 16
-"""Number of nearest ranks whose squares are summed in float64 (error 6e-8); small-scale estimates use only these."""
+"""Number of nearest neighbours per point for which all sums are float64 (relative error 6e-8). Estimates at small
+scales use only these neighbours."""
 UNDERFLOW_MARGIN = 2.0**38
-"""Multiple of the smallest normal number above which a sum of up to 4096 squares is not affected by underflow."""
+"""A sum of up to 4096 squares is accurate despite underflow if it exceeds this multiple of the smallest normal number.
+Smaller sums are computed again in float64."""
 
 
 def pair_distances(
     points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
 ) -> Float64[Tensor, "rows width"]:
-    """Return float64 distances from `points[rows]` to `points[others]`, row by row; infinite where the dtype overflows.
+    """Return at [i, j] the distance from `points[rows[i]]` to `points[others[i, j]]`, in float64.
 
-    Differences are taken in the dtype of the points. Squares are summed in that dtype over a few coordinates and in
-    float64 over these partial sums. The FLOAT64_RANKS nearest ranks, and pairs whose squares leave the range of the
-    dtype, are summed in float64 throughout.
+    Differences are taken in the dtype of the points; the distance is infinite if a difference overflows it. The squares
+    of FLOAT32_SUM_COORDINATES coordinates are summed in that dtype, and these partial sums in float64. All sums are
+    float64 for the FLOAT64_RANKS nearest points of each row, and for pairs whose squares leave the range of the dtype.
     """
     squared = torch.zeros(others.shape, dtype=torch.float64, device=points.device)
     for block in points.split(FLOAT32_SUM_COORDINATES[points.device.type], dim=1):

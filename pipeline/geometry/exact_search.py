@@ -1,4 +1,7 @@
-"""Exact nearest neighbours: candidates in float32, distances recomputed by differences, one certificate per list."""
+"""Exact nearest neighbours: fast products propose candidates, differences give their distances, bounds certify lists.
+
+A list of neighbours is certified if bounds on all rounding errors prove that no nearer point is missing in it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,21 +17,26 @@ from pipeline.geometry.exact_distances import DISTANCE_TOLERANCE, pair_distances
 from pipeline.geometry.precision import UNIT_ROUNDOFF
 
 SHIFT_ROWS = 1024
+"""Number of random points whose coordinate-wise median is subtracted from all points before products."""
 MASSIVE_NORM_MULTIPLE = 8.0
-"""Points longer than this many median lengths get a separate error bound, because a common bound would be too loose."""
+"""Points longer than this many median lengths have an error bound of their own, because a common bound for all points
+would be too loose."""
 STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}
-"""Rounding unit of one step of a product's sum; tensor cores may truncate float32 sums of 16-bit operands."""
+"""Largest relative error of one addition in a matrix product, by the dtype of its operands. For bfloat16 it is twice
+that of float32, because tensor cores may truncate the float32 sums instead of rounding them."""
 PILOT_QUERIES = 256
-"""Number of queries on which an engine is tried first; an engine that certifies less than half of them is skipped."""
+"""Number of queries on which a fast engine of low precision is tried first. The engine is skipped if less than half of
+their lists can be certified."""
 
 
 class NeighborLists(NamedTuple):
-    """The k nearest other points of each query, nearest first, ties ordered by index."""
+    """The k nearest other points of each query, nearest first; points at equal distances are ordered by index."""
 
     distances: Float64[Tensor, "rows k"]
     indices: Int[Tensor, "rows k"]
     certified: Bool[Tensor, " rows"]
-    """True if no unlisted point can be nearer than the last listed one by more than DISTANCE_TOLERANCE."""
+    """True if no point outside the list can be nearer than its last point by more than the relative
+    DISTANCE_TOLERANCE."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,16 @@ class _View:
     """Points in the form that an engine gets: shifted and rounded, with bounds on the rounding errors."""
 
     values: Float[Tensor, "points dim"]
+    """Shifted and rounded points."""
     length: Float64[Tensor, " points"]
     """Tight upper bound of the length of each rounded point."""
     error: Float64[Tensor, " points"]
     """Upper bound of the distance by which rounding moved each point."""
     gamma: float
-    """Relative error of a product: 4 times the statistical bound (sqrt(d) + 8) u, at most the worst case (d + 8) u."""
+    """Bound of the relative error of a dot product over d dimensions: 4 times the statistical bound (sqrt(d) + 8) u,
+    but no more than the worst case (d + 8) u, where u is the STEP_ROUNDOFF."""
     massive: Bool[Tensor, " points"]
+    """True for points longer than MASSIVE_NORM_MULTIPLE median lengths."""
 
     @classmethod
     def of(cls, points: Tensor, shift: Tensor, dtype: torch.dtype) -> "_View":
@@ -53,7 +64,7 @@ class _View:
             values[part] = exact
             length[part] = torch.linalg.vector_norm(exact, dim=1)
             error[part] = torch.linalg.vector_norm(exact.sub_(values[part]), dim=1)
-        # The float64 difference itself has one rounding.
+        # The difference from the shift is itself rounded once, to float64.
         error += UNIT_ROUNDOFF[torch.float64] * length
         length += error
         unit, dim = STEP_ROUNDOFF[dtype], points.shape[1]
@@ -68,19 +79,21 @@ def search_neighbors(
     seed: int = 0,
     engine: CandidateEngine | None = None,
 ) -> NeighborLists:
-    """Return the min(k, points - 1) exact nearest other points of `points[rows]`, independent of the engine.
+    """Return the min(k, len(points) - 1) exact nearest other points of each of `points[rows]`.
 
-    Candidates come from float32 products after subtracting the coordinate-wise median, on a GPU first from bfloat16
-    products. Their distances are recomputed by differences of the stored values (see `pair_distances`). A list is
-    certified if the triangle inequality, with bounds on rounding errors, excludes every point that was not proposed.
-    Uncertified lists are searched again with float64 products, and then with differences from every point.
+    The coordinate-wise median is subtracted, and candidates come from float32 products (on a GPU with many dimensions,
+    first from bfloat16 products). Their distances are recomputed by differences of the stored values (see
+    `pair_distances`). A list is certified if the triangle inequality, with bounds on rounding errors, excludes every
+    point that was not proposed. Lists that are not certified are searched again with float64 products, and then with
+    differences from every point.
 
     Args:
         points: `[points, dim]`, finite and distinct, float32 or float64.
         k: number of neighbours.
         rows: indices of the queries, ascending.
         seed: seed of the subsample whose median is the shift.
-        engine: first engine, used in float32; by default the engines of `default_ladder`.
+        engine: engine to start with, in float32, instead of those of `default_ladder`. It does not change the result
+            by more than the DISTANCE_TOLERANCE.
     """
     k = max(min(k, len(points) - 1), 0)
     lists = NeighborLists(
@@ -103,7 +116,10 @@ def search_neighbors(
 def _ladder(
     points: Tensor, k: int, rows: Tensor, seed: int, engine: CandidateEngine | None
 ) -> Iterator[tuple[CandidateEngine, _View]]:
-    """Yield the engines from cheapest to exact, each with its view of the points, created on demand."""
+    """Yield pairs (engine, view of the points for it), from the cheapest engine to the exact one.
+
+    A view is created only when its pair is asked for.
+    """
     generator = torch.Generator().manual_seed(seed)
     subsample = torch.randperm(len(points), generator=generator)[:SHIFT_ROWS].to(points.device)
     shift = points[subsample].median(0).values.to(torch.float64)
@@ -131,7 +147,10 @@ def _search_with(points: Tensor, view: _View, rows: Tensor, k: int, propose: Can
 
 
 def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
-    """Drop one candidate per row: the query itself, or the farthest if the query is missing due to cancellation."""
+    """Return the candidates without one per row: the query itself, or the farthest one if the query is not among them.
+
+    Cancellation in the products can keep a query out of its own candidates.
+    """
     drop = found.indices == rows[:, None]
     absent = (~drop.any(1)).nonzero().flatten()
     drop[absent, found.squared_distances[absent].argmax(1)] = True
@@ -139,18 +158,23 @@ def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
 
 
 def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distances to the candidates by differences, and the candidates, sorted; ties ordered by index."""
+    """Return (distances by differences, candidates), both nearest first; equal distances are ordered by index."""
     candidates = sort_rows(candidates)
     nearest, order = pair_distances(points, rows, candidates).sort(dim=1, stable=True)
     return nearest, candidates.gather(1, order)
 
 
 def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[Tensor, " rows"]:
-    """Return True per row if no point outside the candidates can be nearer than the last point of its list.
+    """Return a mask of the rows for which no point outside the candidates can be nearer than the last of the list.
 
     A point y that was not proposed has an approximate squared distance from query x of at least `cutoff`, with an error
-    of at most 2 gamma (|x|^2 + |y|^2), and both points are rounded. For ordinary queries the bound uses ordinary points
-    only; massive points are at least as far away as the lengths differ. A cutoff that overflowed excludes no point.
+    of at most 2 gamma (|x|^2 + |y|^2), and both points are rounded. For queries that are not massive, this bound is
+    computed over the points that are not massive; a massive point is at least as far away as its length exceeds that
+    of the query. A cutoff that overflowed excludes no point.
+
+    Args:
+        cutoff: largest approximate squared distance among the candidates of each row.
+        last: distance of the last point in the list of each row.
     """
     massive, own = view.massive[rows], view.length[rows]
     ordinary = ~view.massive

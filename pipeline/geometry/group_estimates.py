@@ -13,6 +13,7 @@ from pipeline.geometry.neighbors import NeighborGraph
 MIN_POINTS = 100
 """Minimum number of points per group for a dimension estimate; with fewer its standard deviation would exceed 10 %."""
 FEW_POINTS = 500
+"""Number of points per group below which the flag `few_points` is set."""
 
 Radii = Float64[Tensor, "_points _k"]
 """Neighbour distances of one group; the number of points and neighbours may differ between groups."""
@@ -22,7 +23,8 @@ def usable_group_radii(layer: Layer) -> list[Radii | None]:
     """Return the neighbour distances, float64, of each group of the layer in order; None for an unusable group.
 
     A group is unusable if it has fewer than 100 points (flag `group_too_small`, or `too_few_points` if no group has
-    100), or r1 = r2 at every point (`tied_distances`). A group with fewer than 500 points is used (flag `few_points`).
+    100), or if the distances to the two nearest neighbours are equal at every point (flag `tied_distances`). A group
+    with fewer than 500 points is used, but sets the flag `few_points`.
     """
     radii = usable_radii(layer, layer.dimension_graphs, none="too_few_points", some="group_too_small")
     if any(len(r) < FEW_POINTS for r in radii if r is not None):
@@ -31,7 +33,10 @@ def usable_group_radii(layer: Layer) -> list[Radii | None]:
 
 
 def usable_radii(layer: Layer, graphs: Sequence[NeighborGraph], none: str, some: str) -> list[Radii | None]:
-    """Return the distances of each graph with 100 or more points and untied distances; None for all other graphs.
+    """For each graph, return its neighbour distances, or None if no dimension can be estimated from them.
+
+    They are None if the graph has fewer than 100 resolved points, or if the distances to the two nearest neighbours are
+    equal at every point (flag `tied_distances`).
 
     Args:
         none: flag to set if every graph has fewer than 100 points.
@@ -51,10 +56,10 @@ def usable_radii(layer: Layer, graphs: Sequence[NeighborGraph], none: str, some:
 def estimate_columns(
     layer: Layer, name: str, radii: Sequence[Radii | None], estimator: Callable[[Radii], float]
 ) -> dict[str, Any]:
-    """Return the columns NAME (mean over groups), NAME_se (its standard error) and NAME_groups of an estimator.
+    """Return three columns: NAME (mean of the estimates of all groups), NAME_se (its standard error) and NAME_groups.
 
-    NAME_groups has one item per group of contexts, None for a group without an estimate. The column is None if all
-    items are None.
+    NAME_groups is the list of the estimates of each group of contexts, with None for a group without an estimate. The
+    whole column is None if all items are None.
     """
     mean, se, groups = mean_over_groups(layer, [None if r is None else estimator(r) for r in radii])
     return {name: mean, f"{name}_se": se, f"{name}_groups": groups}
@@ -63,10 +68,13 @@ def estimate_columns(
 def mean_over_groups(
     layer: Layer, values: Sequence[float | None]
 ) -> tuple[float | None, float | None, list[float | None] | None]:
-    """Return (mean over groups, its standard error sd / sqrt(groups), values); each is None without an estimate.
+    """Return (mean over groups, its standard error sd / sqrt(groups), list of the estimates of each group).
 
-    The error is None with one group. The estimate of a group is not finite if all its distances are tied; such groups
-    are left out (flag `tied_distances`).
+    The standard error is None with one estimate, and all three are None without any. An estimate that is not finite,
+    because all distances of the group are tied, becomes None (flag `tied_distances`).
+
+    Args:
+        values: estimate of each group, None for a group without one.
     """
     groups = [value if value is not None and math.isfinite(value) else None for value in values]
     finite = [value for value in groups if value is not None]

@@ -1,6 +1,7 @@
-"""Conversion of users' arrays for the public functions: torch, numpy in any layout, pandas, polars, lists.
+"""Conversion of the arrays that users pass (torch, numpy of any layout, pandas, polars, lists) to tensors.
 
-No value is truncated or dropped silently: an input that cannot be converted exactly raises a UsageError.
+Values are converted exactly, or a UsageError is raised. The only exceptions are numpy's longdouble and arrays of Python
+objects: they are converted to float64, which may round them.
 """
 
 from typing import Any
@@ -14,13 +15,14 @@ from pipeline.errors import UsageError
 MatrixLike = Any
 """Tensor, numpy array, DataFrame of pandas or polars, or nested lists of numbers."""
 MAX_MAGNITUDE, MIN_MAGNITUDE = 1e75, 1e-75
-"""Limits of the largest absolute value; beyond them, fourth powers overflow or underflow in float64."""
+"""Limits of the largest absolute coordinate of all points. Outside them, fourth powers would overflow or underflow in
+float64, and the points are refused with a UsageError."""
 MAX_EXACT_INTEGER = 2**53
 """Largest integer up to which float64 represents all integers exactly."""
 
 
 def to_points(points: MatrixLike) -> Tensor:
-    """Return `[tokens, dim]` or `[contexts, tokens, dim]` as a floating-point tensor of the same values.
+    """Return the points as a floating-point tensor of the same values, `[tokens, dim]` or `[contexts, tokens, dim]`.
 
     Raises:
         UsageError: the array has another shape or is empty; values are not real numbers, or are too large or too small.
@@ -50,10 +52,11 @@ def _integers_as_float64(rows: Tensor) -> Tensor:
 
 
 def to_labels(name: str, values: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
-    """Return integers `[points]`, one per point; None if `values` is None.
+    """Return one integer per point, int64 `[points]`; None if `values` is None.
 
     Args:
-        shape: `[tokens]` or `[contexts, tokens]` of the points; with contexts, one value per context is repeated.
+        shape: shape of the points without dim, (tokens,) or (contexts, tokens). With the second, `values` may have one
+            value per context, which all its tokens get.
 
     Raises:
         UsageError: the values are not integers, or their number differs from the number of points.
@@ -83,7 +86,7 @@ def to_integers(name: str, values: Any) -> Tensor:
 
 
 def to_tensor(name: str, value: Any) -> Tensor:
-    """Convert the values to a tensor, sharing memory where torch can."""
+    """Return the values as a tensor, which shares their memory if possible; UsageError if they are not numbers."""
     if isinstance(value, Tensor):
         return value.detach()
     try:
@@ -99,9 +102,9 @@ def to_tensor(name: str, value: Any) -> Tensor:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """Convert the array to a form that torch accepts: native byte order, contiguous and writable."""
+    """Return the array in a form that torch accepts: native byte order, contiguous and writable."""
     if array.dtype == object:
-        array = array.astype(np.float64)  # columns of several types
+        array = array.astype(np.float64)  # a DataFrame whose columns have several types
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -8,7 +8,12 @@ Part = TypeVar("Part")
 
 
 def jackknife_se(without: Sequence[float | None]) -> float | None:
-    """Return sqrt((G - 1) / G * sum (x_g - mean)^2); None with fewer than two groups or a missing value.
+    """Return the jackknife standard error over G groups, sqrt((G - 1) / G * sum (x_g - mean)^2).
+
+    It is None with fewer than two groups, or if a value is None.
+
+    Args:
+        without: x_g, the metric of the data without group g, for each group g.
 
     Source: Efron and Stein 1981.
     """
@@ -21,11 +26,14 @@ def jackknife_se(without: Sequence[float | None]) -> float | None:
 
 
 def jackknife_columns(name: str, value: float | None, without: Sequence[float | None]) -> dict[str, Any]:
-    """Return the columns NAME, NAME_se and NAME_groups; the last two are None with fewer than two groups."""
+    """Return three columns: NAME (`value`), NAME_se (jackknife standard error) and NAME_groups (list `without`).
+
+    The last two are None with fewer than two groups. `without` has the metric with one group left out at a time.
+    """
     values = list(without) if len(without) > 1 else None
     return {name: value, f"{name}_se": jackknife_se(without), f"{name}_groups": values}
 
 
 def leave_one_out(metric: Callable[[Part], float], parts: Iterable[Part | None]) -> list[float | None]:
-    """Return the metric of each part, where a part is the data without one group; None for a part that is None."""
+    """Return the metric of each part, where a part is the data without one of the groups; a part of None gives None."""
     return [None if part is None else metric(part) for part in parts]

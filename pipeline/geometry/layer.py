@@ -1,4 +1,4 @@
-"""Input of the metrics: moments and point cloud of one layer, with cached intermediate results."""
+"""Input of the metrics: moments and point cloud of one layer, with intermediate results that several metrics share."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -22,7 +22,7 @@ RowMap = Callable[[Tensor], Tensor]
 
 
 class Layer:
-    """Input of every metric group; `flags` collects the reasons for nulls and the caveats on values."""
+    """Input of every metric group. `flags` collects the words that explain nulls or qualify values."""
 
     def __init__(
         self, moments: LayerMoments, cloud: PointCloud, recipe: Recipe, read_by_next: RowMap | None = None
@@ -34,7 +34,10 @@ class Layer:
 
     @cached_property
     def varies(self) -> bool:
-        """True if the tokens differ by more than rounding of a float64 mean; if not, a flag is set."""
+        """True if the tokens differ from each other by more than rounding.
+
+        If not, the flag `too_few_tokens` or `constant_layer` is set.
+        """
         if self.every.pooled.count < 2:
             self.flags.add("too_few_tokens")
             return False
@@ -45,7 +48,10 @@ class Layer:
 
     @cached_property
     def ordinary_varies(self) -> bool:
-        """True if both all tokens and the tokens other than sinks vary; if not, a flag is set."""
+        """True if `varies` is True and the tokens without sinks also differ from each other by more than rounding.
+
+        If only the second does not hold, the flag `too_few_ordinary_tokens` is set.
+        """
         if not self.varies:
             return False
         if not self.ordinary.is_spread(self.ordinary.pooled):
@@ -55,33 +61,41 @@ class Layer:
 
     @property
     def populations(self) -> dict[str, Population]:
-        """Sets of tokens that vary, by column suffix: all tokens, and all except sinks."""
+        """Sets of tokens by column suffix: "" for all tokens, "_no_sink" for all except sinks.
+
+        A set whose tokens do not vary is absent.
+        """
         varies = {"": (self.every, self.varies), "_no_sink": (self.ordinary, self.ordinary_varies)}
         return {suffix: population for suffix, (population, is_spread) in varies.items() if is_spread}
 
     @cached_property
     def group_members(self) -> list[Int[Tensor, " _members"]]:
-        """Indices of each group's points in the cloud."""
+        """For each group, the indices of its points in the cloud, ascending."""
         groups = range(int(self.cloud.group_ids.max()) + 1) if len(self.cloud) else ()
         return [(self.cloud.group_ids == g).nonzero().flatten() for g in groups]
 
     @cached_property
     def deduplicated_graphs(self) -> list[NeighborGraph]:
-        """k-NN graph of each group's distinct points, with 2k neighbours, because GRIDE at scale k needs the 2k-th."""
+        """One k-NN graph per group, of its distinct points.
+
+        A graph has 2k neighbours per point, because GRIDE at scale k needs the distance to the 2k-th neighbour.
+        """
         k, seed = 2 * self.recipe.k, self.recipe.seed
         return [build_exact_graph(self.cloud.points[members], k, seed) for members in self.group_members]
 
     @cached_property
     def dimension_graphs(self) -> list[NeighborGraph]:
-        """k-NN graph of each group without near-duplicates; dimensions are estimated on these graphs."""
+        """One k-NN graph per group, without near-duplicates; dimensions are estimated on these graphs."""
         return [drop_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.deduplicated_graphs]
 
     @cached_property
     def authors_graphs(self) -> list[NeighborGraph]:
-        """k-NN graphs of disjoint draws of `authors_points` consecutive points, including near-duplicates.
+        """k-NN graphs for `id_authors`, each of one draw of points; near-duplicates are not removed.
 
-        There is one draw, smaller if the cloud is smaller. Only if the layer has one group, or if every draw equals a
-        group, whose graph is then reused, there are up to AUTHORS_DRAWS draws.
+        A draw is `authors_points` consecutive points of the cloud, or the whole cloud if that is smaller. There are up
+        to AUTHORS_DRAWS disjoint draws, as many as the cloud has points for, in two cases: the layer has one group, or
+        every draw has exactly the points of a group, whose graph is then reused. Otherwise there is only the first
+        draw.
         """
         size, device = self.recipe.authors_points, self.cloud.points.device
         n_draws = min(max(len(self.cloud) // size, 1), AUTHORS_DRAWS)
@@ -94,11 +108,13 @@ class Layer:
         return [graph or build_exact_graph(points[draw], k, seed) for draw, graph in wanted]
 
     def _shared_graph(self, draw: Int[Tensor, " draw"]) -> NeighborGraph | None:
-        """Return the graph of the group that equals a draw, if any."""
+        """Return the graph of the group that has exactly the points of a draw; None if there is no such group."""
         groups = zip(self.group_members, self.deduplicated_graphs, strict=True)
         return next((graph for group, graph in groups if torch.equal(draw, group)), None)
 
 
 AUTHORS_DRAWS = 3
+"""Maximum number of draws of points for `id_authors`."""
 AUTHORS_NEIGHBORS = 4
-"""Neighbours per point; two are used, and two are spare so that float64 distances can reorder near-ties."""
+"""Neighbours per point in the graphs for `id_authors`. Two are used; two are spare, because distances between centered
+rows in float64 can change the order of neighbours at nearly equal distances."""

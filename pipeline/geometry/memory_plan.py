@@ -1,4 +1,4 @@
-"""Memory plan: bytes per layer, and the layers to measure in the same pass. Arithmetic only; needs no device."""
+"""Memory plan: how many bytes a layer needs, and which layers are measured in the same pass. It needs no device."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,10 +19,11 @@ NEIGHBOUR_BYTES = 8192
 def plan_passes(
     widths: Sequence[int], n_points: int, groups: int, dtype: torch.dtype, free_bytes: int
 ) -> list[list[int]]:
-    """Split the layers, in order, into as few passes as fit into memory; every layer is in exactly one pass.
+    """Return one list of layer indices per pass, with as few passes as memory allows.
 
-    Every pass reads the same tokens, so results do not depend on the plan. Each pass also accumulates the layer
-    after its last one, as the target of a linear map. A layer that does not fit gets its own pass.
+    Layers stay in order, and every layer is in exactly one pass. Every pass reads the same tokens, so results do not
+    depend on the plan. Each pass also accumulates the layer after its last one, as the target of a linear map. A layer
+    that does not fit into memory even alone gets a pass of its own.
 
     Args:
         widths: width of each layer, in order.
@@ -41,7 +42,10 @@ def plan_passes(
 
 
 def pass_bytes(widths: Sequence[int], n_points: int, groups: int, dtype: torch.dtype) -> int:
-    """Return the bytes of one pass over these widths: scatters, cross scatters, points, current blocks, norms."""
+    """Return the bytes that one pass over layers of these widths needs.
+
+    These are the bytes of scatters, cross scatters, point clouds, current blocks and norms.
+    """
     scatters = sum(2 * groups * width**2 * 8 for width in widths)
     crosses = sum(2 * groups * left * right * 8 for left, right in pairwise(widths))
     rows = sum((n_points + BLOCK_ROWS) * width * dtype.itemsize for width in widths)

@@ -1,4 +1,4 @@
-"""Block-wise streams over the rows of all layers in one pass, which compute moments, pilot norms or sink tokens."""
+"""Streams that read the rows of all layers in one pass, block by block, for moments, pilot norms or sink tokens."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,15 @@ from pipeline.geometry.precision import product_dtype
 from pipeline.geometry.row_norms import PilotNorm, RowNorms, SinkRule
 
 BLOCK_ROWS = 2048
-"""Rows per matrix product; fixed, so that results do not depend on the batch size."""
+"""Number of rows per block and thus per matrix product. It is fixed, so that results do not depend on batch sizes."""
 
 
 class BlockStream:
-    """Rows of every layer over one pass; only the rows of the current block are stored.
+    """Base class of the streams. It collects the rows of every layer into blocks and processes one block after another.
 
     A block ends after BLOCK_ROWS rows or at a change of group, never at the end of a batch, so results are
-    byte-identical for every batch size. On a GPU the stream does not synchronise before the pass has ended.
+    byte-identical for every batch size. Only the rows of the current block are stored. On a GPU, the stream does not
+    synchronise before the pass has ended.
 
     Args:
         widths: width of each layer, in order.
@@ -36,14 +37,18 @@ class BlockStream:
         self._fill, self._group = 0, 0
 
     def add_states(self, layer: int, rows: Float[Tensor, "rows dim"]) -> None:
-        """Add rows of one layer in token order, in one or more calls; rows are referenced, not copied.
+        """Add the rows of one layer for the current batch, in token order, in one or more calls.
 
-        All layers must get the same tokens before each `end_batch`.
+        The rows are not copied before `end_batch`. All layers must get the same tokens in each batch.
         """
         self._batch[layer].append(rows.detach())
 
     def end_batch(self, first: Bool[Tensor, " rows"], group: Int[Tensor, " rows"]) -> None:
-        """End a batch: `first` marks the rows that open their context, `group` is the 0-based group of each row.
+        """End a batch, whose rows are then processed.
+
+        Args:
+            first: True for the rows at the first position of their context.
+            group: 0-based group of contexts of each row.
 
         Raises:
             ValueError: a layer has a wrong number of rows or a wrong width.
@@ -66,11 +71,11 @@ class BlockStream:
             self._block.append(torch.empty(BLOCK_ROWS, width, dtype=dtype, device=self._device))
 
     def _fold(self, blocks: list[Tensor], first: Bool[Tensor, " rows"], group: int) -> None:
-        """Process one block of rows of one group; `blocks` has the block of every layer."""
+        """Process one block of rows, all of one group; `blocks` has one tensor `[rows, dim]` per layer."""
         raise NotImplementedError
 
     def _end(self) -> None:
-        """Process the last block.
+        """Process the last block, and check that all rows have come.
 
         Raises:
             ValueError: the number of rows of a group differs from `rows_per_group`.
@@ -104,11 +109,11 @@ class BlockStream:
 
 
 class SinkStream(BlockStream):
-    """Sink tokens of a cell, for passes that cover only some of its layers.
+    """Stream that finds the sink tokens of a cell, before passes that each cover only some of its layers.
 
     Args:
         deciding: per layer, True if its norms decide which tokens are sinks.
-        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
+        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it is first in its context.
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class SinkStream(BlockStream):
         self._sinks: list[Tensor] = []
 
     def finish(self) -> Bool[Tensor, " rows"]:
-        """Return the mask of the sinks among the rows of all groups, in order."""
+        """Return a mask over all rows of the pass, in order, that is True for sinks."""
         self._end()
         return torch.cat(self._sinks)
 
@@ -133,7 +138,7 @@ class SinkStream(BlockStream):
 
 
 class PilotStream(BlockStream):
-    """Pilot norm of every layer, equal to that of `MomentStream`; rows after the first block are ignored."""
+    """Stream that computes the pilot norm of every layer, as `MomentStream` does, from the rows of the first block."""
 
     def __init__(
         self, widths: Sequence[int], rows_per_group: Sequence[int], device: torch.device | str = "cpu"
@@ -148,7 +153,7 @@ class PilotStream(BlockStream):
         return self._rows_due > 0
 
     def end_batch(self, first: Bool[Tensor, " rows"], group: Int[Tensor, " rows"]) -> None:
-        """End a batch, and count its rows."""
+        """End a batch, and count its rows for `is_due`."""
         super().end_batch(first, group)
         self._rows_due -= len(group)
 
@@ -163,19 +168,20 @@ class PilotStream(BlockStream):
 
 
 class MomentStream(BlockStream):
-    """Moments of every layer over one pass.
+    """Stream that computes the moments of every layer in one pass.
 
-    Shift (mean) and pilot norm (median) of a layer come from the first rows of its first block. Memory per layer:
-    2 * groups * dim^2 * 8 bytes, twice that if the layer has a `following` layer, plus one block of rows and 1 MiB of
-    norms (see `memory_plan`).
+    The shift (a mean) and the pilot norm (a median) of a layer come from the first rows of its first block. A layer
+    takes 2 * groups * dim^2 * 8 bytes of memory, or twice as many if it has a `following` layer, and also one block of
+    rows and 1 MiB of norms (see `memory_plan`).
 
     Args:
         widths: width of each layer, in order.
         rows_per_group: number of rows of each group of contexts.
-        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
+        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it is first in its context.
         following: per layer, the index of the later layer to which a linear map is fitted, or None.
         deciding: per layer, True if its norms decide which tokens are sinks; by default all layers decide.
-        sinks: mask of the sinks among the rows of all groups, if known from a `SinkStream`; then no layer decides.
+        sinks: mask over all rows of the pass that is True for sinks, as a `SinkStream` returns it; if given, norms do
+            not decide.
         device: device of the rows and the sums.
     """
 
@@ -194,7 +200,7 @@ class MomentStream(BlockStream):
         self._rule = SinkRule(deciding or [True] * len(widths), sink_multiple, self._device)
         self._sinks, self._n_rows = sinks, 0
         self._layers: list[Accumulator] = []
-        product_dtype(device)  # may time the device, which synchronises, so not between batches
+        product_dtype(device)  # this may time the device, which synchronises it, so it must precede the batches
 
     def finish(self) -> list[LayerMoments]:
         """Process the last block and return the layers in order.
@@ -236,12 +242,12 @@ class MomentStream(BlockStream):
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:
-    """Concatenate the parts without copying a single part; None without parts."""
+    """Return the parts as one tensor, and a single part without a copy; None if there are no parts."""
     return torch.cat(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
 def _runs(group: Int[Tensor, " rows"]) -> list[tuple[int, int, int]]:
-    """Return (start, stop, group) of each run of equal groups."""
+    """Return (first row, row after the last, group) of each run of consecutive rows of one group."""
     groups, counts = (part.tolist() for part in torch.unique_consecutive(group.cpu(), return_counts=True))
     stops = torch.tensor(counts).cumsum(0).tolist()
     return [(stop - count, stop, g) for g, count, stop in zip(groups, counts, stops, strict=True)]

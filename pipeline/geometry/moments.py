@@ -1,4 +1,4 @@
-"""One-pass moments about a fixed shift: count, sum and scatter, mergeable by plain addition."""
+"""Moments about a fixed shift (count, sum and scatter), computed in one pass and merged by addition."""
 
 from dataclasses import dataclass, fields
 
@@ -16,7 +16,7 @@ PANEL_COLUMNS = 256
 
 @dataclass
 class RowSums:
-    """Sums over rows y = x - shift, accumulated in float64."""
+    """Sums over the rows y = x - shift, accumulated in float64."""
 
     shift: Float64[Tensor, " dim"]
     count_tensor: Int64[Tensor, ""]
@@ -28,7 +28,7 @@ class RowSums:
 
     @classmethod
     def empty(cls, shift: Float[Tensor, " dim"]) -> "RowSums":
-        """Return sums over zero rows. The shift is shared, not copied: the caller may set it in place later."""
+        """Return sums over no rows. The shift is not copied (if float64), so the caller may still set it in place."""
         shift = shift.to(torch.float64)
         return cls(shift, shift.new_zeros((), dtype=torch.int64), torch.zeros_like(shift), shift.new_zeros(()))
 
@@ -46,18 +46,18 @@ class RowSums:
         return self.shift + self.shifted_sum / self.count_tensor
 
     def squared_deviation(self, center: Float64[Tensor, " dim"]) -> float:
-        """Sum of |x - center|^2."""
+        """Return the sum of |x - center|^2 over all rows x."""
         away = center - self.shift
         return float(self.square_sum - 2 * away @ self.shifted_sum + self.count_tensor * (away @ away))
 
 
 @dataclass
 class Moments(RowSums):
-    """Row sums with the scatter and the higher sums that unbiased estimates need.
+    """Row sums with the scatter, and with the sums of third and fourth order that unbiased estimates need.
 
-    The scatter is a float64 product on the CPU and on GPUs with fast float64; on other devices each block is a float32
-    product, added in float64. With a shift near the mean, the relative error of a variance is 1e-15 (float64 products)
-    or 6e-9 (float32 products); without a shift, the error grows with (mean / sd)^2.
+    The scatter of a block is a float64 product on the CPU and on GPUs with fast float64, and a float32 product on other
+    devices; blocks are added in float64. If the shift is near the mean, the relative error of a variance is 1e-15 with
+    float64 products and 6e-9 with float32 products. With a shift of zero, it grows with (mean / sd)^2.
     """
 
     scatter: Float64[Tensor, "dim dim"]
@@ -106,13 +106,13 @@ class Moments(RowSums):
         return Moments(self.shift, *sums)
 
     def covariance(self) -> Float64[Tensor, "dim dim"]:
-        """Return the centered covariance, divided by n - 1; needs at least two rows."""
+        """Return the covariance about the mean, with divisor n - 1; there must be at least two rows."""
         return (self.scatter - torch.outer(self.shifted_sum, self.shifted_sum) / self.count_tensor) / (
             self.count_tensor - 1
         )
 
     def second_moment(self) -> Float64[Tensor, "dim dim"]:
-        """Return the mean of x x^T, uncentered."""
+        """Return the uncentered second moment, the mean of x x^T."""
         cross = torch.outer(self.shift, self.shifted_sum)
         return (self.scatter + cross + cross.T) / self.count_tensor + torch.outer(self.shift, self.shift)
 
@@ -120,14 +120,14 @@ class Moments(RowSums):
 def transposed_matmul(
     a: Float64[Tensor, "rows left"], b: Float64[Tensor, "rows right"]
 ) -> Float64[Tensor, "left right"]:
-    """Return a^T b of one block as float64; on GPUs with slow float64 the product is computed in float32."""
+    """Return a^T b in float64 for the rows of one block; GPUs with slow float64 compute the product in float32."""
     dtype = product_dtype(a.device)
     with full_precision():
         return (a.to(dtype).T @ b.to(dtype)).to(torch.float64)
 
 
 def gram(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
-    """Return y^T y as float64, in the precision of `transposed_matmul`; half is computed and mirrored."""
+    """Return y^T y in float64, as precise as `transposed_matmul`; one half is computed and mirrored into the other."""
     if y.device.type != "cpu":
         return _panels(y)
     rows = y.to(product_dtype(y.device)).numpy()
@@ -135,7 +135,7 @@ def gram(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
 
 
 def _panels(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
-    """Return y^T y, computed from panels of its lower half, which takes 0.6 of the arithmetic for large dim."""
+    """Return y^T y, computed in panels of its lower half, which for large dim takes 0.6 of the arithmetic."""
     dim = y.shape[1]
     whole = y.new_empty(dim, dim)
     step = max(PANEL_COLUMNS, -(-dim // PANELS))
@@ -156,10 +156,13 @@ def merge_moments(parts: list[Moments]) -> Moments:
 
 
 def merge_without(parts: list[Moments], index: int) -> Moments:
-    """Return the sum of all moments but one, added in order."""
+    """Return the sum of all moments except those at `index`, added in order."""
     return merge_moments([*parts[:index], *parts[index + 1 :]])
 
 
 def select_or_zero(y: Tensor, mask: Tensor) -> Tensor:
-    """Return the selected rows on the CPU; on a GPU all rows with zeros elsewhere, which needs no synchronisation."""
+    """Return the rows of `y` that `mask` selects.
+
+    On a GPU, return all rows instead, with zeros in those that are not selected, which needs no synchronisation.
+    """
     return select_rows(y, mask.nonzero().flatten()) if y.device.type == "cpu" else y * mask[:, None]

@@ -1,4 +1,4 @@
-"""Exact k-NN graph of the finite, distinct points of a cloud; every neighbour list is certified."""
+"""Exact k-NN graph of the finite, distinct points of a cloud; points without certified neighbours are marked."""
 
 from dataclasses import dataclass, replace
 
@@ -13,12 +13,16 @@ from pipeline.geometry.exact_search import search_neighbors
 from pipeline.geometry.precision import UNIT_ROUNDOFF, upcast_to_float32
 
 NEAR_DUPLICATE_ROUNDINGS = 32
-"""Largest difference of near-duplicates in rounding units of the norm, as caused by batch shapes; 2e-6 in float32."""
+"""Largest distance between near-duplicates, in rounding units of their norm; 2e-6 of the norm in float32. The hidden
+states of equal inputs can be so far apart if they come from batches of different shapes."""
 
 
 @dataclass(frozen=True)
 class NeighborGraph:
-    """k nearest neighbours of every kept point; fewer than k if the cloud has too few points."""
+    """Graph of the k nearest neighbours of every kept point; there are fewer than k if too few points are kept.
+
+    The kept points are those points of the cloud that are finite, distinct, and not removed later.
+    """
 
     point_indices: Int[Tensor, " kept"]
     """Index of each kept point in the cloud, ascending."""
@@ -29,14 +33,17 @@ class NeighborGraph:
     distances: Float64[Tensor, "kept k"]
     """Distances to the neighbours, ascending."""
     indices: Int[Tensor, "kept k"]
-    """Indices of the neighbours among the kept points; ties ordered by index."""
+    """Indices of the neighbours among the kept points; neighbours at equal distances are ordered by index."""
     resolved: Bool[Tensor, " kept"]
-    """False for points whose neighbours could not be certified as exact; estimators leave them out."""
+    """False for points whose neighbours could not be certified as exact; `radii` leaves them out."""
     rounding_unit: float
     """Rounding unit of the cloud's original dtype."""
     n_nonfinite: int
+    """Number of points of the cloud that have NaN or infinity."""
     n_duplicates: int
+    """Number of points removed because they equal an earlier point."""
     n_near_duplicates: int = 0
+    """Number of points that `drop_near_duplicates` removed."""
 
     @property
     def n_unresolved(self) -> int:
@@ -44,25 +51,27 @@ class NeighborGraph:
 
     @property
     def radii(self) -> Float64[Tensor, "resolved k"]:
-        """Neighbour distances of the resolved points."""
+        """Distances to the neighbours, ascending, of the kept points whose neighbours are certified as exact."""
         return self.distances[self.resolved]
 
     @property
     def rounding_noise(self) -> Float64[Tensor, " kept"]:
-        """Bound on the distance by which rounding of the activations moved each point: rounding unit * |x|."""
+        """Upper bound of the distance by which rounding of the activations moved each point x: rounding unit * |x|."""
         return self.rounding_unit * torch.linalg.vector_norm(self.points, dim=1, dtype=torch.float64)
 
 
 def build_exact_graph(
     points: Float[Tensor, "points dim"], k: int, seed: int = 0, engine: CandidateEngine | None = None
 ) -> NeighborGraph:
-    """Build the graph of the finite, distinct points; exact for points of any magnitude and offset.
+    """Build the k-NN graph of the finite, distinct points; it is exact for points of any magnitude and offset.
 
     Args:
         points: `[points, dim]` in the model's own dtype.
-        k: number of neighbours.
-        seed: seed of the subsample whose median is subtracted before products; relative effect <= 9.5e-7.
-        engine: engine that proposes candidates; relative effect on distances also at most 9.5e-7.
+        k: number of neighbours per point.
+        seed: seed of the subsample whose median is subtracted before products. Another seed changes distances by a
+            relative 9.5e-7 at most.
+        engine: engine that proposes candidates, by default one suited to the device. Another engine changes distances
+            by no more than another seed.
     """
     largest = torch.cat([points[part].abs().amax(1) for part in chunk_matrix_rows(points, 8)])
     finite = largest.isfinite().nonzero().flatten()
@@ -84,11 +93,11 @@ def build_exact_graph(
 def drop_near_duplicates(
     graph: NeighborGraph, k: int, seed: int = 0, engine: CandidateEngine | None = None
 ) -> NeighborGraph:
-    """Return the graph without points that differ from an earlier point by no more than rounding of the dtype.
+    """Return the graph without points whose distance from an earlier point is no larger than rounding of the dtype.
 
-    A pair at distance r is a near-duplicate if r <= min(32 u |x|, 0.02 median r1), where u is the rounding unit; the
-    second bound keeps true neighbours in a low-precision layer with a large offset. Lists that contained a removed
-    point are searched again.
+    A pair x, y at distance r is a pair of near-duplicates if r <= min(32 u |x|, 0.02 median r1), where u is the
+    rounding unit and r1 the distance of a point to its nearest neighbour. The second bound keeps true neighbours in a
+    low-precision layer with a large offset. The returned graph has k neighbours per point; see `restrict_graph`.
     """
     while len(graph.point_indices) > 1:
         threshold = torch.minimum(
@@ -107,11 +116,10 @@ def drop_near_duplicates(
 def restrict_graph(
     graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int = 0, engine: CandidateEngine | None = None
 ) -> NeighborGraph:
-    """Return the exact graph of the `k` nearest neighbours on the points in `keep`.
+    """Return the exact graph of the `k` nearest neighbours among the points for which `keep` is True.
 
-    The kept members of a list are the nearest kept points, so only lists with fewer than k kept members are searched
-    again.
-    Points without certified neighbours remain unresolved unless their list is searched again.
+    The neighbours of a point that are kept are its nearest kept points. Only lists with fewer than k of them are
+    therefore searched again. Points without certified neighbours stay unresolved unless their list is searched again.
     """
     k = max(min(k, int(keep.sum()) - 1), 0)
     points, renumber = graph.points[keep], keep.cumsum(0) - 1

@@ -43,21 +43,24 @@ class Population:
 
     @cached_property
     def covariance_eigen(self) -> EigenDecomposition:
-        """Eigenvalues of the covariance, with eigenvectors if a linear map or leave-one-group-out values need them."""
+        """Eigenvalues of the covariance, and its eigenvectors if a linear map is fitted or there are several groups."""
         return eigendecompose(self.covariance, vectors=self.n_groups > 1 or bool(self.sums.cross_scatters))
 
     @cached_property
     def second_moment_eigen(self) -> EigenDecomposition:
-        """Eigenvalues of the uncentered second moment, with eigenvectors if leave-one-group-out values need them."""
+        """Eigenvalues of the uncentered second moment, and its eigenvectors if there are two or more groups."""
         return eigendecompose(self.second_moment, vectors=self.n_groups > 1)
 
     def is_spread(self, part: Moments) -> bool:
-        """Return True if `part`, moments of a subset of the tokens, has two or more tokens that differ beyond rounding.
+        """Return True if a subset of the tokens has two or more tokens that differ from each other beyond rounding.
 
-        The bound covers rounding of the mean and cancellation in the variance, which is a difference of sums about a
-        possibly distant shift: for constant rows the computed variance is up to 2^-45 of the mean |x - shift|^2 at any
-        dim (20,000 rows, float64 products; 2^-15 with float32 products). A spread below 1e-6 (float32: 8e-3) of the
-        distance to the shift is therefore indistinguishable from rounding.
+        Rounding means rounding of the mean, and cancellation in the variance, which is a difference of sums about a
+        shift that may be distant. For 20,000 constant rows of any dim, the computed variance is up to 2^-45 of the mean
+        |x - shift|^2 (2^-15 with float32 products). A spread below 1e-6 of the distance to the shift (8e-3 with float32
+        products) therefore cannot be told from rounding.
+
+        Args:
+            part: moments of the subset.
         """
         if part.count < 2:
             return False
@@ -69,8 +72,11 @@ class Population:
     def eigenvalue_floor(self, largest: float) -> float:
         """Return the noise floor of a spectrum whose largest eigenvalue is `largest`.
 
-        The floor is the larger of `dim * 2^-52 * largest` (resolution of a float64 decomposition; `2^-20 * largest`
-        with float32 products) and `unit^2 * median_j E[x_j^2] / 3` (variance of rounding activations to their dtype).
+        The floor is the larger of two numbers:
+
+        - the resolution of the decomposition: `dim * 2^-52 * largest`, or `2^-20 * largest` with float32 products;
+        - the variance from rounding activations to their dtype: `unit^2 * median_j E[x_j^2] / 3`, where unit is the
+          rounding unit and j a coordinate.
         """
         dim, device = len(self.second_moment), self.second_moment.device
         resolution = dim * 2.0**-52 if product_dtype(device) == torch.float64 else 2.0**-20
@@ -82,9 +88,10 @@ class Population:
         return int((values > self.eigenvalue_floor(float(values[0]))).sum())
 
     def without_each_group(self) -> Iterator[Moments | None]:
-        """Yield the leave-one-group-out moments, if there are two or more groups; None if the other tokens do not vary.
+        """For each group in order, yield the moments of the tokens of all other groups; None if these do not vary.
 
-        They are yielded one at a time, because each is as large as a scatter.
+        With one group, nothing is yielded. The moments are not returned as a list, because each takes as much memory as
+        a scatter.
         """
         groups = self.sums.moments
         for index in range(len(groups)) if len(groups) > 1 else ():
@@ -97,10 +104,10 @@ class Population:
 
     @cached_property
     def covariance_values_without_groups(self) -> list[Float64[Tensor, " dim"] | None]:
-        """Return the leave-one-group-out eigenvalues of the covariance C, to first order: v_i' C v_i.
+        """For each group, the eigenvalues of the covariance C of all other groups, to first order: v_i' C v_i.
 
-        v_i are the eigenvectors of the pooled covariance, so that one product per group replaces a decomposition. Empty
-        with one group; an item is None if the other tokens do not vary.
+        v_i are the eigenvectors of the covariance of all tokens, so that one product per group replaces a
+        decomposition. The list is empty with one group. An item is None if the tokens of the other groups do not vary.
         """
         vectors = self.covariance_eigen.vectors
         if vectors is None or self.n_groups < 2:
@@ -113,7 +120,11 @@ class Population:
 
     @cached_property
     def second_moment_values_without_groups(self) -> list[Float64[Tensor, " dim"] | None]:
-        """Return the leave-one-group-out eigenvalues of the uncentered second moment M, to first order: v_i' M v_i."""
+        """For each group, the eigenvalues of the uncentered second moment M of all other groups, to first order.
+
+        They are v_i' M v_i, with the eigenvectors v_i of the second moment of all tokens. The list is empty with one
+        group. An item is None if the tokens of the other groups do not vary.
+        """
         vectors = self.second_moment_eigen.vectors
         if vectors is None:
             return []
@@ -129,6 +140,9 @@ class Population:
     def _in_basis(
         self, vectors: Float64[Tensor, "dim dim"]
     ) -> tuple[Float64[Tensor, "groups dim"], Float64[Tensor, "groups dim"]]:
-        """Return v_i' S_g v_i and v_i' s_g, where S_g is the scatter and s_g the sum of group g about the shift."""
+        """Return v_i' S_g v_i and v_i' s_g for each group g and eigenvector v_i, a column of `vectors`.
+
+        S_g is the scatter and s_g the sum of the rows of group g, both about the shift.
+        """
         quadratic = torch.stack([((group.scatter @ vectors) * vectors).sum(0) for group in self.sums.moments])
         return quadratic, torch.stack([group.shifted_sum @ vectors for group in self.sums.moments])

@@ -12,13 +12,15 @@ UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16
 """Largest relative error of rounding to the dtype."""
 
 MAX_FLOAT64_SLOWDOWN = 4.0
-"""Largest accepted time ratio of float64 to float32 products; on devices the ratio is about 1 to 2, or 32 and more."""
+"""Float64 products are used if they take at most this many times as long as float32 products. Devices have a ratio of
+about 1 to 2, or of 32 and more."""
 
 
 def product_dtype(device: torch.device | str) -> torch.dtype:
-    """Return float64 if its matrix products are affordable, else float32 (blocks are accumulated in float64).
+    """Return the dtype for the matrix product of a block: float64 if it is fast on the device, else float32.
 
-    On a GPU both dtypes are timed once per process; `MomentStream` does so before its first batch.
+    The products of blocks are always added in float64. On a GPU, both dtypes are timed once per process; `MomentStream`
+    does so before its first batch.
     """
     device = torch.device(device)
     if device.type != "cuda" or _slowdown(device) <= MAX_FLOAT64_SLOWDOWN:
@@ -65,5 +67,5 @@ def full_precision() -> Iterator[None]:
 
 
 def upcast_to_float32(points: Tensor) -> Tensor:
-    """Return the points in float32, or unchanged if float64."""
+    """Return the points in float32; points in float64 are returned unchanged."""
     return points.to(torch.promote_types(points.dtype, torch.float32))

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 PILOT_ROWS = 512
-"""Number of rows from which a layer's shift, pilot norm and median coordinate are computed."""
+"""Number of first rows of a layer from which its shift, pilot norm and median coordinate are computed."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class PilotNorm:
         self._is_set = torch.zeros((), dtype=torch.bool, device=device)
 
     def exceeded(self, block: RowNorms, multiple: float) -> Bool[Tensor, " rows"]:
-        """Mask of the rows longer than `multiple` pilot norms; the first block with finite rows sets the pilot norm."""
+        """Return a mask of the rows longer than `multiple` pilot norms.
+
+        The first block with finite rows sets the pilot norm. If the pilot norm is zero, no row exceeds it.
+        """
         self._value.copy_(torch.where(self._is_set, self._value, _pilot_norm(block.norms, block.pilot)))
         self._is_set |= block.finite.any()
         return block.norms > torch.where(self._value > 0, multiple * self._value, torch.inf)
@@ -58,21 +61,27 @@ class PilotNorm:
 
 
 class SinkRule:
-    """A token is a sink if it opens its context or if its norm exceeds `multiple` pilot norms in a deciding layer.
+    """Rule for sinks: the first token of a context, and tokens longer than `multiple` pilot norms in a deciding layer.
 
     Args:
-        deciding: per layer, True if exceeding `multiple` pilot norms there makes a token a sink; in other layers such
-            tokens are only counted.
+        deciding: per layer, True if a token becomes a sink when its norm there exceeds `multiple` pilot norms. In other
+            layers, these tokens are only counted.
     """
 
     def __init__(self, deciding: Sequence[bool], multiple: float, device: torch.device) -> None:
         self._deciding, self._multiple = tuple(deciding), multiple
         self.pilots = [PilotNorm(device) for _ in deciding]
         self.layer_counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in deciding]
-        """Per layer, the number of finite tokens that open their context or exceed `multiple` pilot norms there."""
+        """Per layer, the number of finite tokens that are the first of their context or longer than `multiple` pilot
+        norms there."""
 
     def mark(self, blocks: Sequence[RowNorms], first: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
-        """Mask of the sinks among the rows of one block, given the norms of every layer."""
+        """Return a mask of the sinks among the rows of one block.
+
+        Args:
+            blocks: norms of the rows, one item per layer.
+            first: True for the rows at the first position of their context.
+        """
         sink = first.clone()
         for block, pilot, count, decides in zip(blocks, self.pilots, self.layer_counts, self._deciding, strict=True):
             exceeded = pilot.exceeded(block, self._multiple)
@@ -83,13 +92,13 @@ class SinkRule:
 
 
 def _pilot_norm(norms: Float64[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:
-    """Return the median of the masked norms; if it is zero, the median of the non-zero ones; 0 if all are zero."""
+    """Return the median of the norms that `mask` selects; if it is 0, the median of the positive ones, or 0."""
     median = masked_median(norms, mask)
     return torch.where(median > 0, median, masked_median(norms, mask & (norms > 0)))
 
 
 def masked_median(values: Float[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Return the lower median of the masked values, or 0 without any, without synchronising the device."""
+    """Return the lower median of the values that `mask` selects, or 0 without any; the device is not synchronised."""
     ranked = values.masked_fill(~mask, torch.inf).sort().values
     n: Int64[Tensor, ""] = mask.sum()
     middle = ranked.index_select(0, ((n - 1) // 2).clamp_min(0)[None])[0]

@@ -9,18 +9,24 @@ from pipeline.similarity.record import LayerRecord
 from pipeline.similarity.settings import Similarity
 
 SPARE_VECTORS, ITERATIONS = 16, 4
-"""Extra vectors, and number of products with K, of the subspace iteration; its error is part of `tail`."""
+"""Settings of the subspace iteration: number of vectors beyond the wanted rank, and number of products with the kernel
+K. The error of the iteration is part of `LayerRecord.tail`."""
 MIN_STATES = 3
-"""U-centring divides by the number of states minus 2."""
+"""Minimum number of states, because U-centring divides by their number minus 2."""
 INDEX_BITS = 15
-"""Number of low bits of a squared distance that are replaced by the index; ties within 2^-37 are ordered by index."""
+"""Number of low bits of a float64 squared distance that are replaced by the index of the token. Distances that are
+equal within a relative 2^-37 are thus ordered by index."""
 
 
 def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed: int = 0) -> LayerRecord | None:
-    """Return the similarity record of a layer; None if a state is not finite, all are equal, or there are under 3.
+    """Return the similarity record of a layer; None if a state is not finite, all are equal, or there are fewer than 3.
 
-    Sums are float64, and neighbours are exact up to their rounding. Distances come from the centred kernel of the
-    distinct states, so that equal states have distance 0 and equal distances to all other states.
+    Sums are float64, and the neighbours are exact up to the rounding of these sums. Distances come from the centred
+    kernel of the distinct states, so that two equal states have distance 0, and equal distances to every other state.
+
+    Args:
+        points: hidden states of the compared tokens in this layer.
+        seed: seed of the start vectors of the subspace iteration.
 
     Source: Halko et al. 2011, algorithm 4.4 (subspace iteration).
     """
@@ -50,7 +56,7 @@ def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed
 def _kernel_and_distances(
     points: Float[Tensor, "tokens dim"],
 ) -> tuple[Float64[Tensor, "tokens tokens"], Float64[Tensor, "tokens tokens"]]:
-    """Return the kernel of the centred states, and the squared distances."""
+    """Return the kernel K = X X' of the centred states X, and the squared distances between all pairs of states."""
     distinct, inverse = _distinct(points)
     shifted = distinct.to(torch.float64) - points.to(torch.float64).mean(0)
     product = shifted @ shifted.T
@@ -62,7 +68,7 @@ def _kernel_and_distances(
 
 
 def _distinct(points: Float[Tensor, "tokens dim"]) -> tuple[Tensor, Int[Tensor, " tokens"]]:
-    """Return the distinct states, and the index of each token's state among them."""
+    """Return the distinct states `[distinct, dim]`, and for each token the index of its state among them."""
     found = find_distinct_rows(points)
     if len(found.first_indices) == len(points):
         return points, torch.arange(len(points), device=points.device)
@@ -72,7 +78,7 @@ def _distinct(points: Float[Tensor, "tokens dim"]) -> tuple[Tensor, Int[Tensor, 
 def _leading(
     kernel: Float64[Tensor, "tokens tokens"], rank: int, seed: int
 ) -> tuple[Float64[Tensor, " rank"], Float64[Tensor, "tokens rank"]]:
-    """Return the largest singular values of the states, descending, and their left singular vectors."""
+    """Return the `rank` largest singular values of the centred states, descending, and their left singular vectors."""
     size = rank + SPARE_VECTORS
     if 2 * size >= len(kernel):
         squares, vectors = torch.linalg.eigh(kernel)
@@ -87,7 +93,7 @@ def _leading(
 
 
 def _keys(squares: Float64[Tensor, "tokens tokens"]) -> Int64[Tensor, "tokens tokens"]:
-    """Encode squared distances as integers that sort equally, with ties by index and each token last in its own row."""
+    """Return integers that sort like the squared distances, ties by index, and each token last in its own row."""
     low = (1 << INDEX_BITS) - 1
     keys = (squares.view(torch.int64) & ~low) | torch.arange(len(squares), device=squares.device)
     keys.fill_diagonal_(torch.iinfo(torch.int64).max)
@@ -95,13 +101,13 @@ def _keys(squares: Float64[Tensor, "tokens tokens"]) -> Int64[Tensor, "tokens to
 
 
 def _ranks(keys: Int64[Tensor, "tokens tokens"]) -> Int64[Tensor, "tokens tokens"]:
-    """Return the rank of each token among the neighbours of each other token: 1 for the nearest, 0 for itself."""
+    """Return at [i, j] the rank of token j among the neighbours of token i: 1 for the nearest, 0 for i itself."""
     ranks = keys.argsort(1).argsort(1) + 1
     return ranks.fill_diagonal_(0)
 
 
 def _u_center(kernel: Float64[Tensor, "tokens tokens"]) -> Float64[Tensor, "tokens tokens"]:
-    """Return the U-centred matrix, which has a zero diagonal and zero row and column sums.
+    """Return the U-centred kernel, whose diagonal, row sums and column sums are zero.
 
     Source: Szekely & Rizzo 2014, definition 2.
     """

@@ -1,4 +1,4 @@
-"""Integrations for training loops: measure a live model on a fixed batch, and a callback for the Trainer."""
+"""Integrations for training loops: a probe that measures a live model on a fixed batch, and a Trainer callback."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ __all__ = ["LayerReading", "Probe", "Reading", "TrainerCallback"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import TrainerCallback lazily: the Trainer's modules are slow to import and need accelerate."""
+    """Import TrainerCallback on first use, because modules of the Trainer are slow to import and need accelerate."""
     if name != "TrainerCallback":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module("pipeline.integrations.trainer").TrainerCallback

@@ -1,4 +1,4 @@
-"""Probe of a live model on a fixed batch: loss, and dimension and anisotropy of every layer, in milliseconds."""
+"""Probe of a live model on a fixed batch. In milliseconds, it measures the loss and the geometry of every layer."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -23,10 +23,14 @@ NEIGHBORS = 2
 
 
 class LayerReading(NamedTuple):
-    """Metrics of one layer; None if not measurable (NaN or infinity, constant, or fewer than 100 distinct points)."""
+    """Metrics of one layer.
+
+    All are None if hidden states have NaN or infinity, or are all equal. The two dimensions are also None with fewer
+    than 100 distinct points, or if the distances to the two nearest neighbours are equal at every point.
+    """
 
     layer: int
-    """0 = input of the first block, 1..L = output of block i."""
+    """0 = input of the first block, i = output of block i (1..L)."""
     anisotropy: float | None
     id_twonn: float | None
     id_mle: float | None
@@ -36,21 +40,27 @@ class Reading(NamedTuple):
     """Result of one reading of a probe."""
 
     loss: float | None
-    """Loss in nats per token; None if not finite."""
+    """Next-token loss in nats per token; None if it is not finite."""
     layers: tuple[LayerReading, ...]
+    """Readings of the measured layers, in order."""
 
 
 class Probe:
-    """Measures a decoder on the same tokens every time, so that changes come from the model, not from the sample.
+    """Probe that measures a decoder on the same tokens every time, so that changes come from the model alone.
 
-    A fixed sample has an unknown error: compare readings of one probe with each other, not with those of a recipe.
+    The error of a fixed sample is unknown. Readings of one probe can therefore be compared with each other, but not
+    with measurements by a recipe.
 
     Args:
-        ids: [contexts, tokens], an array, tensor or lists of equal length, without padding, held out from training;
-            UsageError if fewer than 100 tokens remain without the first of each context.
-        points: maximum points of the cloud, drawn once among all tokens except the first of each context.
-        layers: layers to measure; all by default.
+        ids: token ids `[contexts, tokens]`, an array, a tensor or lists of equal length, without padding. The text
+            should be held out from training.
+        points: maximum number of points of the k-NN cloud. They are drawn once from all tokens except the first of each
+            context.
+        layers: layers to measure; None = all layers.
         seed: seed of the draw.
+
+    Raises:
+        UsageError: `ids` is not a matrix of integers, or has fewer than 100 tokens besides the first of each context.
     """
 
     def __init__(self, ids: Any, points: int = 1024, layers: Collection[int] | None = None, seed: int = 0) -> None:
@@ -68,7 +78,7 @@ class Probe:
         self._ids, self._rows, self._layers = ids.cpu(), later[chosen].sort().values, layers
 
     def read(self, module: PreTrainedModel) -> Reading:
-        """Measure the model in one forward pass; training mode, gradients and random generators are unchanged."""
+        """Measure the model in one forward pass; training mode, gradients and random generators are not changed."""
         states: dict[int, Tensor] = {}
 
         def take(layer: int, hidden: Tensor) -> None:

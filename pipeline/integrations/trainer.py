@@ -1,4 +1,7 @@
-"""Callback for transformers' Trainer: on every save, request a `shapelake watch` or measure in process."""
+"""Callback for the Trainer of transformers that has the model measured whenever a checkpoint is saved.
+
+It asks a running `shapelake watch` to measure the checkpoint, or measures the live model in the training process.
+"""
 
 import json
 import time
@@ -21,18 +24,21 @@ MAX_TIME_SHARE = 0.01
 
 
 class TrainerCallback(Base):
-    """Requests measurement of each saved checkpoint by a watch on the output folder; with `ids`, probes the live model.
+    """Callback that has the model measured at each save: by a watch on the output folder or, with `ids`, by a probe.
 
-    A reading is skipped if it would exceed `share` of the training time so far, judged by the duration of the last
-    reading. Each reading is a line of `shape.jsonl` in the output folder and is stored in `last_reading`. With `log` it
-    also goes to the Trainer's own log: `trainer.add_callback(TrainerCallback(ids, log=trainer.log))`.
+    The watch measures the saved checkpoint. The probe measures the live model in the training process.
+
+    A reading of the probe is skipped if all readings would then take more than `share` of the training time so far; the
+    last reading tells how long the next one takes. Each reading is stored in `last_reading` and written as a line of
+    `shape.jsonl` in the output folder. With `log`, it is also written to the Trainer's own log:
+    `trainer.add_callback(TrainerCallback(ids, log=trainer.log))`.
 
     Args:
-        ids: [contexts, tokens] for the probe, held out from training.
-        points: maximum points of the probe's cloud.
-        share: maximum share of the training time spent on readings.
-        log: the `log` method of the Trainer, which writes to its history and to W&B, TensorBoard and the like. The
-            Trainer does not pass itself to callbacks, so it must be given.
+        ids: token ids `[contexts, tokens]` for the probe, held out from training; None = no probe.
+        points: maximum number of points of the probe's k-NN cloud.
+        share: maximum share of the training time that readings may take.
+        log: the `log` method of the Trainer, which writes to its history and to W&B, TensorBoard and the like. It must
+            be given, because the Trainer does not pass itself to callbacks.
     """
 
     def __init__(self, ids: Any = None, points: int = 1024, share: float = MAX_TIME_SHARE, log: Log | None = None):
@@ -63,7 +69,7 @@ class TrainerCallback(Base):
 
     @property
     def _affordable(self) -> bool:
-        """True if the next reading fits into the time budget; always for the first, whose duration is unknown."""
+        """True if the next reading fits into the time budget. The first one always does; its duration is unknown."""
         trained = time.perf_counter() - self._started - self.spent_s
         return self.spent_s == 0 or self.spent_s + self._cost_s <= self._share * trained
 
@@ -81,7 +87,7 @@ class TrainerCallback(Base):
 
 
 def _to_log_values(reading: Reading) -> dict[str, float]:
-    """Return the known values of a reading by log name, such as `shape/id_mle/layer_03`."""
+    """Return the values of a reading that are not None, by their names in the log, such as `shape/id_mle/layer_03`."""
     values = {f"{LOG_PREFIX}/loss": reading.loss}
     for layer in reading.layers:
         fields = layer._asdict()

@@ -12,14 +12,15 @@ from pipeline.geometry import HostCopy
 from pipeline.model import LayerStack
 from pipeline.spec import Recipe
 
-MASK_RNG_STREAM = 1  # makes the mask independent of other random draws with the recipe's seed
+MASK_RNG_STREAM = 1  # makes the mask independent of all other random draws with the recipe's seed
 
 
 class Loss:
     """Mean loss in nats per token: next-token loss, masked-token loss at the recipe's mask share, or none.
 
-    Special tokens around a context are neither masked nor counted as predicted. Sums are exact (math.fsum), so the
-    batch size does not change the result. Unit: nats/token. Error: sd / sqrt(G) over groups.
+    `LayerStack.loss_kind` tells which of the three it is. Special tokens around a context are neither masked nor
+    counted as predicted. Sums are exact (math.fsum), so the batch size does not change the result. The standard error
+    is sd / sqrt(G) over the means of G groups.
 
     Source: cross entropy of the model's own head; masked as in Devlin et al. 2019, but every masked position shows
         the mask token.
@@ -39,9 +40,10 @@ class Loss:
         """Add the losses of a batch.
 
         Args:
+            ids: token ids, `[contexts, tokens]`.
             causal: next-token losses of the forward pass; None for an encoder, which reads the batch again with masks.
-            special: True at special tokens, `[contexts, tokens]`.
-            group: group of each context.
+            special: bool `[contexts, tokens]`, True at special tokens.
+            group: error group of each context.
         """
         if causal is not None:
             for losses, is_text, context_group in zip(
@@ -56,7 +58,10 @@ class Loss:
                 self._count(context_group, part.tolist())
 
     def columns(self) -> dict[str, Any]:
-        """Return `loss`, `loss_se`, `loss_groups` and `loss_tokens`; null if there is no loss or it is not finite."""
+        """Return the columns `loss`, `loss_se`, `loss_groups` and `loss_tokens`.
+
+        All are null if there is no loss or if the loss of a group is not finite.
+        """
         means = [
             math.fsum(sums) / count if count else None for sums, count in zip(self._sums, self._counts, strict=True)
         ]
@@ -70,7 +75,7 @@ class Loss:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Flag that explains a null loss; empty if there is a loss."""
+        """Flag that explains a null loss; empty if there is a loss, or if the stack has none (see its own flags)."""
         if self._stack.loss_kind == "masked" and self._mask_id is None:
             return ("no_mask_token",)
         if self._stack.loss_kind is not None and not any(self._counts):
@@ -82,7 +87,7 @@ class Loss:
         self._counts[group] += len(losses)
 
     def _mask(self, is_text: np.ndarray) -> np.ndarray:
-        """Mask the recipe's share of the text positions, at least one, drawn without replacement."""
+        """Return a mask of text positions, drawn without replacement: the recipe's share of them, but at least one."""
         mask, positions = np.zeros_like(is_text), np.flatnonzero(is_text)
         chosen = self._masks.permutation(len(positions))[: max(round(self._share * len(positions)), 1)]
         mask[positions[chosen]] = True
@@ -90,7 +95,7 @@ class Loss:
 
 
 class DelayedLoss:
-    """Adds the losses of a batch while the next batch runs, so that the device never waits for the host."""
+    """Adds the losses of a batch to a `Loss` while the next batch runs, so that the device never waits for the host."""
 
     def __init__(self, loss: Loss | None) -> None:
         self._loss = loss

@@ -1,4 +1,4 @@
-"""Memory: free bytes of host and GPU, number of GPUs that a model's weights need, and read-ahead of files."""
+"""Memory: free bytes of host and GPU, the number of GPUs that weights need, and reading of files ahead of use."""
 
 import math
 import os
@@ -10,21 +10,21 @@ from pipeline.recipe import FLOAT32_MAX_PARAMS
 
 CGROUP = Path("/sys/fs/cgroup")
 FIRST_GPU_WEIGHTS_SHARE, OTHER_GPU_WEIGHTS_SHARE = 0.6, 0.9
-"""Share of a GPU's memory that weights may take; smaller on the first GPU, which also computes the metrics. The rest of
-the memory holds the activations of one batch."""
+"""Share of a GPU's memory that weights may take. It is smaller on the first GPU, which also computes the metrics. The
+rest of the memory holds the activations of one batch."""
 READ_AHEAD_SHARE = 0.5
-"""Share of the free host memory that read-ahead of one checkpoint's files may take."""
+"""Share of the free host memory that the files of one checkpoint may take to be read ahead; larger ones are not."""
 CHUNK = 2**24
 
 
 def weight_budgets(free: Sequence[int]) -> list[int]:
-    """Return the bytes of weights allowed on each GPU of a task, given the free bytes of each."""
+    """Return the bytes that weights may take on each GPU of a task, given the free bytes of each."""
     shares = (FIRST_GPU_WEIGHTS_SHARE, *[OTHER_GPU_WEIGHTS_SHARE] * (len(free) - 1))
     return [int(share * size) for share, size in zip(shares, free, strict=True)]
 
 
 def count_gpus_for_weights(n_params: int | None, dtype: str, gpu_bytes: int | None) -> int:
-    """Return the smallest number of GPUs that hold the weights in the recipe's dtype; 1 if a size is unknown."""
+    """Return the smallest number of GPUs that hold the weights in the recipe's dtype; 1 if either size is unknown."""
     if n_params is None or gpu_bytes is None:
         return 1
     wide = dtype == "float32" or (dtype == "auto" and n_params <= FLOAT32_MAX_PARAMS)
@@ -45,7 +45,8 @@ def free_bytes(device: str) -> int:
 def read_ahead(paths: Sequence[Path]) -> None:
     """Read files into the page cache, if free memory allows, so that a later load does not wait for the disk.
 
-    The kernel drops these pages when memory is needed. Files are read, because `posix_fadvise` loads only a window.
+    The kernel drops these pages when memory is needed. The whole files are read, because `posix_fadvise` would load
+    only a part of each.
     """
     if sum(path.stat().st_size for path in paths) > READ_AHEAD_SHARE * free_bytes("cpu"):
         return
@@ -57,7 +58,7 @@ def read_ahead(paths: Sequence[Path]) -> None:
 
 
 def _free_on_machine() -> int:
-    """Return the available host memory (free plus reclaimable); the total memory without /proc/meminfo."""
+    """Return the available bytes of host memory, free or reclaimable; if there is no /proc/meminfo, the total bytes."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except FileNotFoundError:
@@ -66,7 +67,10 @@ def _free_on_machine() -> int:
 
 
 def _free_in_container() -> int:
-    """Return the memory left under the container's limit (cgroup v2), without page cache; sys.maxsize if unlimited."""
+    """Return the bytes left under the container's memory limit (cgroup v2), or sys.maxsize without a limit.
+
+    Inactive page cache counts as free.
+    """
     try:
         limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())

@@ -25,7 +25,7 @@ RECORDED_PACKAGES = (
 
 
 def cell_columns(cell: Cell, model: Model, stack: LayerStack) -> LakeRow:
-    """Return the columns of identity, model and checkpoint."""
+    """Return the columns that identify the cell and describe its checkpoint and model, equal in all its rows."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     named = ("model", "revision", "family", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run")
     digests = ("weights_digest", "config_digest", "tokenizer_digest")
@@ -50,13 +50,16 @@ def cell_columns(cell: Cell, model: Model, stack: LayerStack) -> LakeRow:
 
 
 def text_columns(text: Contexts) -> LakeRow:
-    """Return the columns of the text: its size, and digests that are equal for rows measured on the same contexts."""
+    """Return the columns of the text: its size, and digests that are equal in rows measured on the same contexts."""
     digests = {"text_sha256": text.text_sha256, "contexts_digest": text.digest}
     return {**digests, "context_tokens": text.context_tokens, "n_contexts": len(text)}
 
 
 def cost_columns(device: str, batch_tokens: int, load_s: float, forward_s: float, total_s: float) -> LakeRow:
-    """Return the columns of cost: wall seconds of the cell, and peak memory of the process so far."""
+    """Return the columns of cost: wall seconds of the cell, peak memory of the process so far, and the device.
+
+    `download_bytes` and `attempt` are those of a local cell that succeeds at once; a worker overwrites them.
+    """
     on_gpu = device != "cpu"
     return {
         "load_s": load_s,
@@ -72,13 +75,16 @@ def cost_columns(device: str, batch_tokens: int, load_s: float, forward_s: float
 
 
 def build_row(about: LakeRow, state: StateSpec, layer: LakeRow, flags: Iterable[str]) -> LakeRow:
-    """Build one row from the cell's columns, the layer's position and the layer's metrics."""
+    """Return the row of one layer: columns of the cell, place of the layer in the model, and metrics of the layer.
+
+    Its flags are those of the layer and `flags`, which apply to the whole cell.
+    """
     position = {"layer": state.layer, "depth": state.depth, "state": state.name}
     return {**about, **position, **layer, "flags": sorted({*layer["flags"], *flags})}
 
 
 def file_metadata(recipe: Recipe) -> dict[str, str]:
-    """Return the metadata of a cell's file: resolved recipe, versions of algorithms and packages, git commit."""
+    """Return the metadata of a cell's file: fields of the recipe, versions of algorithms and packages, git commit."""
     return {
         "recipe": json.dumps(recipe.model_dump(mode="json")),
         "algorithms": json.dumps(ALGORITHMS),
@@ -90,12 +96,12 @@ def file_metadata(recipe: Recipe) -> dict[str, str]:
 
 
 def compute_s(rows: list[LakeRow]) -> float:
-    """Return the wall seconds of a cell's forward passes and metrics."""
+    """Return the wall seconds of all forward passes and metrics of a cell, given its rows."""
     return rows[0]["forward_s"] + sum(row["knn_s"] + row["spectrum_s"] for row in rows)
 
 
 def summarize_peaks(rows: list[LakeRow]) -> str:
-    """Return a short summary of a cell: the largest anisotropy and dimension over its layers."""
+    """Return a short text about a cell: the largest anisotropy and `id_twonn` over its layers, without null values."""
     columns = {"anisotropy": "anisotropy", "ID": "id_twonn"}
     values = {title: [row[name] for row in rows if row[name] is not None] for title, name in columns.items()}
     return ", ".join(f"{title} up to {max(found):.2f}" for title, found in values.items() if found)
@@ -110,7 +116,10 @@ def _version(name: str) -> str | None:
 
 @cache
 def _code() -> dict[str, str]:
-    """Return the git commit of this code and whether the checkout is modified; empty outside a checkout."""
+    """Return `git_commit` of this code, and `git_dirty`: "true" if the checkout has changes, else "false".
+
+    The dict is empty outside a checkout.
+    """
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

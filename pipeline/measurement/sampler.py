@@ -1,6 +1,6 @@
-"""Sampler between model and geometry: copies only the sampled rows of each hidden state.
+"""Sampler between model and geometry: it copies only the sampled rows of the hidden states.
 
-Separate from `measure`, because GPU tests replace the sampler to show that a pass never synchronises.
+It has a module of its own, because GPU tests replace the sampler to show that a pass never synchronises.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,13 @@ from pipeline.geometry import MomentStream, PilotStream, PointCloud, SinkStream,
 
 
 class HiddenStateSampler:
-    """Passes each layer's moment rows to the stream, and its kept rows to its point cloud.
+    """Sampler that passes the moment rows of each layer to the stream, and its kept rows to its point cloud.
 
     Args:
-        layers: layers of the stream, in the stream's order; hidden states of other layers are ignored.
-        clouds: point clouds by layer.
-        compared: by layer, point clouds of the tokens of similarity records; empty if no records are wanted.
+        stream: stream that gets the moment rows.
+        layers: layers that the stream covers, in its order; hidden states of all other layers are ignored.
+        clouds: point cloud of each layer, for its kept rows. A layer may have none.
+        compared: point cloud of each layer, for the tokens of similarity records; empty if no records are wanted.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class HiddenStateSampler:
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
 
     def begin_batch(self, batch: Batch) -> None:
-        """Start a batch, to which the following states belong."""
+        """Start a batch, to which the states of the following calls belong."""
         self._batch = batch
         self._moments = to_device(torch.from_numpy(batch.moment_rows), self._device)
         self._kept = to_device(torch.from_numpy(batch.kept_rows), self._device)
@@ -53,6 +54,6 @@ class HiddenStateSampler:
             self._compared_clouds[layer].append(rows[self._compared])
 
     def end_batch(self) -> None:
-        """End a batch after every layer has been added."""
+        """End a batch; the states of every layer must have been added."""
         batch = self._batch
         self._stream.end_batch(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))

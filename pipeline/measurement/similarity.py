@@ -1,4 +1,4 @@
-"""Similarity records of one cell: rows of the record file, computed from the states of compared tokens per layer."""
+"""Similarity records of one cell, made from the hidden states of the compared tokens in each layer."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ RecordRow = dict[str, Any]
 
 
 class SimilarityRecorder:
-    """Makes the record of each layer as soon as its states are added, and marks the sinks at the end.
+    """Recorder that makes the record of a layer as soon as its states are added, and finds the compared sink tokens.
 
-    A compared token is a sink by the cell's rule: its norm exceeds `sink_multiple` pilot norms in any block.
+    A compared token is a sink if its norm exceeds `sink_multiple` pilot norms in any block, as for the cell's moments.
     """
 
     def __init__(self, settings: Similarity, text: Contexts, cell: Cell, states: Sequence[StateSpec]) -> None:
@@ -30,11 +30,11 @@ class SimilarityRecorder:
         self._sinks = np.zeros(text.n_compared, bool)
 
     def add(self, layer: int, cloud: PointCloud, pilot_norm: float) -> None:
-        """Add the states of one layer at the compared tokens.
+        """Make the record of one layer.
 
         Args:
             cloud: states of the layer at the compared tokens.
-            pilot_norm: median norm of the layer's first tokens, as its moments or a `PilotStream` recorded it.
+            pilot_norm: pilot norm of the layer, as its moments or a `PilotStream` recorded it.
         """
         state = next(state for state in self._states if state.layer == layer)
         with torch.inference_mode():
@@ -44,7 +44,10 @@ class SimilarityRecorder:
                 self._sinks |= long.cpu().numpy()
 
     def rows(self) -> list[RecordRow]:
-        """Return the rows of the record file, in layer order."""
+        """Return the rows of the record file, one per layer, in order; all layers must have been added.
+
+        A layer without a record (see `record_layer`) has the status `no_geometry`.
+        """
         cell, text = self._cell, self._text
         checkpoint = cell.checkpoint
         about = {
@@ -69,7 +72,10 @@ class SimilarityRecorder:
 
 
 def needed_batches(text: Contexts, batch_tokens: int, stream: PilotStream) -> Iterator[Batch]:
-    """Yield the batches that records need: the first, until `stream` has pilot norms, and all with compared tokens."""
+    """Yield the batches that similarity records need.
+
+    These are the first batches, until `stream` has all rows for its pilot norms, and all batches with compared tokens.
+    """
     for batch in text.iter_batches(batch_tokens):
         if stream.is_due or len(batch.compared_rows):
             yield batch

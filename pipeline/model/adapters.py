@@ -24,21 +24,23 @@ from pipeline.model.weight_files import open_weights, read_json_object
 from pipeline.model.weight_names import WRAPPER_SEGMENTS
 
 PREFIX = re.compile(r"^(module\.)?base_model\.model\.")
-"""Prefix of tensor names in an adapter, from peft's wrappers around the model."""
+"""Prefix that the wrappers of peft add to tensor names in an adapter."""
 LORA_NAME = re.compile(r"(.+)\.(lora_(?:A|B|embedding_A|embedding_B)(?:\.default)?(?:\.weight|\.bias)?)")
 SAVED_SEGMENT = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
-"""Name segments that mark whole tensors, which replace tensors of the model."""
+"""Segment in the name of a whole tensor of the adapter, which replaces a tensor of the model."""
 
 
 class Adapter(NamedTuple):
-    """Adapter files, read but not merged."""
+    """Content of the files of an adapter, which is not merged yet."""
 
     folder: Path
     config: dict[str, Any]
+    """Content of adapter_config.json."""
     pairs: dict[str, dict[str, Tensor]]
-    """Tensors A, B and bias of B, by the name of the module that they change."""
+    """Dict from the name of each module that the adapter changes to its float32 tensors. These are `A` and `B`, or
+    `embedding_A` and `embedding_B` for an embedding, and `B.bias` if B has a bias."""
     replaced: dict[str, Tensor]
-    """Whole tensors that replace tensors of the model, such as a head in `modules_to_save`."""
+    """Whole tensors that replace tensors of the model, by name, such as a head in `modules_to_save`."""
 
     @property
     def asked(self) -> str:
@@ -54,7 +56,7 @@ class Adapter(NamedTuple):
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read the adapter in a folder.
+    """Read the files of the adapter in a folder.
 
     Raises:
         CheckpointError: the adapter is not a plain LoRA, or its files are damaged.
@@ -77,7 +79,8 @@ def load_with_adapter(
     """Return the base model in `dtype` with the adapter merged, and the loading report of transformers.
 
     Args:
-        load: loads the base model in a given dtype; called with float32, and again with `dtype` if it differs.
+        load: function that loads the base model in a given dtype and returns it with the loading report. It is called
+            with float32, and once more with `dtype` if that is another dtype.
     """
     module, info = load(torch.float32)
     with torch.no_grad():
@@ -90,7 +93,9 @@ def load_with_adapter(
 
 
 def merge_adapter(adapter: Adapter, module: nn.Module, base_prefix: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return (float32 values of the parameters that the adapter changes, names of adapter tensors without a target).
+    """Return the parameters that the adapter changes, and the names of its tensors that the base model lacks.
+
+    The first item is a dict of their new values in float32, by name.
 
     Args:
         module: base model in float32; it is not modified.
@@ -114,7 +119,11 @@ def merge_adapter(adapter: Adapter, module: nn.Module, base_prefix: str) -> tupl
 
 
 def assign_weights(module: Any, values: dict[str, Tensor], tie: bool) -> None:
-    """Assign new values, cast to each parameter's dtype; with `tie`, tie the parameters that the config ties."""
+    """Assign `values` to the parameters and buffers of these names, cast to their dtypes.
+
+    Args:
+        tie: if True, tie afterwards the parameters that the config of the module ties.
+    """
     for name, value in values.items():
         owner, _, last = name.rpartition(".")
         parent, old = module.get_submodule(owner), module.state_dict()[name]
@@ -145,7 +154,7 @@ def _sort_tensors(folder: Path, stored: dict[str, Tensor]) -> tuple[dict[str, di
 
 
 def _deltas(adapter: Adapter, module: nn.Module, base_prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and change of each parameter: scale * B @ A for weights, scale * the bias of B for biases."""
+    """Yield (name of a parameter, change to add to it): scale * B @ A for weights, scale * `B.bias` for biases."""
     modules = dict(module.named_modules())
     for path, parts in adapter.pairs.items():
         if (name := _find(path, modules, base_prefix)) is None:
@@ -158,13 +167,16 @@ def _deltas(adapter: Adapter, module: nn.Module, base_prefix: str) -> Iterator[t
         first = "embedding_" if isinstance(kind, nn.Embedding) else ""
         a, b = parts[f"{first}A"], parts[f"{first}B"]
         delta = b @ a * (scale := adapter.scale(path, a))
-        yield f"{name}.weight", delta if isinstance(kind, nn.Linear) else delta.T  # others store the transpose
+        yield (
+            f"{name}.weight",
+            delta if isinstance(kind, nn.Linear) else delta.T,
+        )  # Conv1D and Embedding store the transpose
         if "B.bias" in parts:
             yield f"{name}.bias", parts["B.bias"] * scale
 
 
 def _find(name: str, known: dict[str, Any], base_prefix: str) -> str | None:
-    """Return `name` as `known` has it: unchanged, or with the body's prefix added or removed; None if it is absent."""
+    """Return the key of `known` that is `name`, or `name` with the body's prefix added or removed; None if absent."""
     names = (name, f"{base_prefix}.{name}", name.removeprefix(f"{base_prefix}."))
     return next((candidate for candidate in names if candidate in known), None)
 
@@ -177,5 +189,8 @@ def _fitting(adapter: Adapter, name: str, value: Tensor, old: Tensor) -> Tensor:
 
 
 def _lookup(pattern: Any, module: str, default: Any) -> Any:
-    """Return the value of the first key that, as a regular expression, matches the end of a module's name."""
+    """Return the value in `pattern` of the first key that, as a regular expression, matches the end of a module's name.
+
+    If there is none, return `default`.
+    """
     return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)

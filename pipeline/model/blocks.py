@@ -14,10 +14,13 @@ from pipeline.spec import ModelKind
 
 
 class HookPoints(NamedTuple):
+    """Modules at which the hidden states of a forward pass are captured by hooks."""
+
     entry: nn.Module
     """Module whose first input is the embedding state."""
     exits: tuple[nn.Module, ...]
-    """Modules whose outputs, in the order of a forward pass, are the states of layers 1..L; ALBERT runs one L times."""
+    """Modules whose outputs, in the order of a forward pass, are the states of layers 1..L. A module may run several
+    times: ALBERT has one module that runs L times."""
 
 
 def find_body(module: PreTrainedModel, kind: ModelKind) -> nn.Module:
@@ -38,7 +41,11 @@ def count_layers(body: nn.Module, kind: ModelKind) -> int:
 
 
 def decoder_start_token(module: PreTrainedModel) -> int:
-    """Return the decoder's first input id: decoder_start_token_id, else pad_token_id (T5), else CheckpointError."""
+    """Return the first input id of the decoder: decoder_start_token_id of config.json, else its pad_token_id (T5).
+
+    Raises:
+        CheckpointError: config.json has neither.
+    """
     config: Any = module.config
     start = getattr(config, "decoder_start_token_id", None)
     start = config.pad_token_id if start is None else start
@@ -53,7 +60,7 @@ def decoder_start_token(module: PreTrainedModel) -> int:
 
 def find_block_lists(body: nn.Module, n_layers: int) -> list[nn.ModuleList]:
     """Return the lists of `n_layers` modules in `body`, the outermost first; CheckpointError if there is none."""
-    length = getattr(body.config, "num_hidden_groups", n_layers)  # ALBERT: layers of a group share weights
+    length = getattr(body.config, "num_hidden_groups", n_layers)  # ALBERT has one module per group of layers
     lists = [module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == length]
     if not lists:
         raise blocks_error(body, f"no list of {length} blocks")
@@ -66,10 +73,11 @@ def find_block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
 
 
 def list_hook_points(body: nn.Module, n_layers: int) -> list[HookPoints]:
-    """Return candidate modules at which states enter and leave the blocks, the most likely first.
+    """Return candidates for the modules at which states enter and leave the blocks, the most likely first.
 
-    XLM has no block modules, but one list per part (attention, norm, ...) of all blocks: states enter at the first
-    list and leave at the list of second norms. Raises the errors of `find_block_lists`.
+    There are several candidates because XLM has no block modules. It has one list per part (attention, norm, ...) of
+    all blocks; states enter at the first list and leave at the list of second norms. Raises the errors of
+    `find_block_lists`.
     """
     lists = find_block_lists(body, n_layers)
     entry = lists[0][0]
@@ -85,9 +93,10 @@ def find_hook_points(body: nn.Module, n_layers: int) -> HookPoints:
 
 @contextmanager
 def record_input_norms(blocks: nn.ModuleList) -> Iterator[list[nn.Module | None]]:
-    """Yield a list that a forward pass fills: for each block that runs, the norm that reads the block's input.
+    """Yield a list that a forward pass in this context fills with the input norm of each block, in running order.
 
-    The entry is None for a block without input norm (post-norm). A norm is a module whose class name contains "norm".
+    The input norm is the norm that reads the input of the block. The item is None for a block without one (post-norm).
+    A norm is a module whose class name contains "norm".
     """
     norms: list[nn.Module | None] = []
     entered: list[Tensor] = []
@@ -118,7 +127,10 @@ def blocks_error(body: nn.Module, found: str) -> CheckpointError:
 
 @contextmanager
 def capture_states(blocks: HookPoints, capture: Callable[[int, Tensor], None], home: torch.device) -> Iterator[None]:
-    """Call `capture(layer, state)` for layers 0..L during one forward pass, states on device `home`; unhook on exit."""
+    """Call `capture(layer, state)` for each of the layers 0..L during one forward pass that runs in this context.
+
+    States are moved to the device `home` first. The hooks are removed at the end of the context.
+    """
     layers = itertools.count()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

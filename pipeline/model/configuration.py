@@ -14,25 +14,25 @@ from pipeline.spec import ModelKind
 
 COUNT_FIELDS = re.compile(r"(num|n)_.*(layer|expert)s?|.*_layers")
 MAX_COUNT = 10_000
-"""Maximum value of a field that counts layers or experts; a larger model would take hours to build."""
+"""Maximum value of a field that counts layers or experts. A larger model would take hours to build, and is refused."""
 RUNTIME_FIELDS = {
     *("return_dict", "use_return_dict", "torchscript", "output_hidden_states", "output_attentions", "use_cache"),
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
     *("fusion_config", "kernel_config", "use_kernels", "configuration_files", "transformers_weights"),
 }
-"""Fields that change no weight: output form, kernels, and names of other files to read. They are ignored, so that
-results depend neither on installed packages nor on files without a checksum."""
+"""Fields of config.json that are ignored. They change no weight, but set the form of the output, kernels, and names of
+other files to read; results must depend neither on installed packages nor on files without a checksum."""
 TEXT_INPUTS = ("input_ids", "inputs")
-"""Names of the first input of models that read text."""
+"""Names that the first input has in models that read text."""
 FLOAT_KEY = "__float__"
-"""Key under which transformers writes numbers that JSON lacks: {"__float__": "Infinity"}."""
+"""Key under which transformers writes a number that JSON cannot express: {"__float__": "Infinity"}."""
 ALWAYS_DEQUANTISED = "mxfp4"
-"""Quantisation that transformers unpacks without any other package."""
+"""The only accepted quantisation, because transformers can dequantise it without any other package."""
 
 
 def read_kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
-    """Return the kinds of the layer stacks; CheckpointError if config.json does not determine them."""
+    """Return the kinds of the model's layer stacks; CheckpointError if config.json does not determine them."""
     found = infer_kinds(raw)
     if not found:
         raise CheckpointError(
@@ -55,7 +55,7 @@ def check_fields(folder: Path, raw: dict[str, Any]) -> None:
 
 
 def build_config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
-    """Return the configuration described by `raw`, the parsed config.json; no other file is read."""
+    """Return the configuration that `raw`, the parsed config.json, describes; no other file is read."""
     model_type = str(raw.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         found = "which needs remote code (auto_map)" if "auto_map" in raw else "which transformers does not have"
@@ -64,14 +64,20 @@ def build_config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
             f"config.json has model_type {model_type!r}, {found}",
             "Convert it to a transformers class; code from a checkpoint is never run",
         )
-    with as_checkpoint_error(f"checkpoint {folder}", "bad config.json", "Fix that field"):
+    with as_checkpoint_error(
+        f"checkpoint {folder}", "bad config.json", "Fix the field of config.json that the text in brackets is about"
+    ):
         config = CONFIG_MAPPING[model_type].from_dict(_without_runtime_fields(raw))
     config.use_cache = False
     return config
 
 
 def find_class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
-    """Return the first class in `architectures`, or the base class of the model type if there is none."""
+    """Return the first class in `architectures` of config.json; without that field, the base class of the model type.
+
+    Raises:
+        CheckpointError: transformers lacks the class, or the class does not read text.
+    """
     if not config.architectures:
         return cast(type[PreTrainedModel], MODEL_MAPPING[type(config)])
     name = config.architectures[0]
@@ -92,7 +98,10 @@ def find_class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def _without_runtime_fields(value: Any) -> Any:
-    """Return a copy without RUNTIME_FIELDS at any depth, with `dequantize` set if the config has a quantisation."""
+    """Return a copy of parsed JSON without RUNTIME_FIELDS at any depth, and with numbers from FLOAT_KEY decoded.
+
+    If the config has a quantisation, its `dequantize` is set.
+    """
     if isinstance(value, list):
         return [_without_runtime_fields(inner) for inner in value]
     if not isinstance(value, dict):

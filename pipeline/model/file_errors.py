@@ -13,7 +13,7 @@ from pipeline.errors import CheckpointError, ShapelakeError
 
 MACHINE_FAULTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 MACHINE_FAULT_TEXT = re.compile("CUDA|cuDNN|CUBLAS|allocate")
-"""Parts of RuntimeError messages from the device or an allocator; such errors are not caused by files."""
+"""Text in the messages of those RuntimeErrors that come from the device or an allocator, not from invalid files."""
 FIELD_TYPES: dict[str, tuple[type, ...]] = {
     ".*_token": (str, dict),
     "model_max_length": (int, float),
@@ -22,16 +22,21 @@ FIELD_TYPES: dict[str, tuple[type, ...]] = {
     "added_tokens_decoder": (dict,),
     "tokenizer_class|(padding|truncation)_side": (str,),
 }
-"""Types of the fields of tokenizer files, by a pattern of their names; null is always valid."""
+"""Valid types of fields of tokenizer files, by a regular expression for the name of the field. Null is always valid."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 @contextmanager
 def as_checkpoint_error(asked: str, found: str | Callable[[], str], do: str) -> Iterator[None]:
-    """Convert an error that the files cause to a CheckpointError: `found`, then the error's text in brackets.
+    """Convert errors that invalid files cause in this context to a CheckpointError.
 
-    If `found` is a function, it is called only after an error.
-    Errors of the machine (memory, device, file system) and interrupts pass unchanged.
+    The reason is `found`, followed by the text of the original error in brackets. Errors of the machine (memory,
+    device, file system) and interrupts pass unchanged.
+
+    Args:
+        asked: see `ShapelakeError`.
+        found: reason, or a function that returns it and is called only after an error.
+        do: see `ShapelakeError`.
     """
     try:
         yield
@@ -44,7 +49,10 @@ def as_checkpoint_error(asked: str, found: str | Callable[[], str], do: str) -> 
 
 
 def describe_bad_tokenizer_field(folder: Path) -> str:
-    """Return the start of an error (`FILE is not JSON; it `) on an invalid tokenizer file; empty if none is found."""
+    """Return the beginning of a message about the first invalid tokenizer file, such as `FILE is not JSON; it `.
+
+    It is an empty text if no file is found invalid.
+    """
     for path in (folder / name for name in TOKENIZER_FILES if (folder / name).exists()):
         try:
             content = json.loads(path.read_text())
@@ -60,7 +68,7 @@ def describe_bad_tokenizer_field(folder: Path) -> str:
 
 def _is_caused_by_files(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return error.errno is None  # without errno it is from transformers, for an invalid file
+        return error.errno is None  # an OSError without errno comes from transformers, about an invalid file
     if isinstance(error, (ShapelakeError, *MACHINE_FAULTS)):
         return False
     if isinstance(error, RuntimeError) and MACHINE_FAULT_TEXT.search(str(error)):
@@ -69,7 +77,7 @@ def _is_caused_by_files(error: BaseException) -> bool:
 
 
 def _is_valid(name: str, value: Any, others: tuple[type, ...]) -> bool:
-    """Return True if a field has a valid type; an unknown field may have the types `others`."""
+    """Return True if a field has a valid type; one that is not in FIELD_TYPES may have any of the types `others`."""
     expected = next((types for pattern, types in FIELD_TYPES.items() if re.fullmatch(pattern, name)), others)
     if value is None or expected == (object,):
         return True
@@ -81,7 +89,7 @@ def _is_valid(name: str, value: Any, others: tuple[type, ...]) -> bool:
 
 
 def _is_valid_token(token: Any) -> bool:
-    """Return True for a valid added token: text, or an object with text as `content` and otherwise booleans."""
+    """Return True for a valid added token: text, or an object whose `content` is text and whose flags are booleans."""
     if not isinstance(token, dict):
         return isinstance(token, str)
     flags = [value for name, value in token.items() if name not in ("content", "__type", "id")]

@@ -29,12 +29,12 @@ CaptureCallback = Callable[[int, Tensor], None]
 
 
 class StateSpec(NamedTuple):
-    """Position in the model at which hidden states are captured."""
+    """Place in the model at which hidden states are captured."""
 
     layer: int
-    """0 = input of the first block, 1..L = output of block i, L+1 = output of the body after its final norm."""
+    """0 = input of the first block, i = output of block i (1..L), L+1 = output of the body after its final norm."""
     depth: float
-    """layer / L; 1 for the final norm."""
+    """layer / L, but 1 for the final norm."""
     name: Literal["embedding", "block", "final_norm"]
     width: int
 
@@ -42,9 +42,11 @@ class StateSpec(NamedTuple):
 class LayerStack:
     """One stack of blocks: a decoder, an encoder, or either half of an encoder-decoder.
 
-    Contexts of one call have equal length and no padding. Elementwise kernels round differently in the body and the
-    tail of a SIMD loop, so the last digits of a state depend on the other contexts of the same call. CheckpointError is
-    raised if the blocks cannot be found or do not return [contexts, tokens, dim].
+    The contexts of one call have equal length and no padding. The last digits of a state depend on the other contexts
+    of the same call, because elementwise kernels round differently in the body and in the tail of a SIMD loop.
+
+    Raises:
+        CheckpointError: the blocks cannot be found or do not return [contexts, tokens, dim].
     """
 
     def __init__(self, module: PreTrainedModel, kind: ModelKind) -> None:
@@ -57,7 +59,11 @@ class LayerStack:
 
     @property
     def loss_kind(self) -> Literal["causal", "masked"] | None:
-        """Kind of the model's own loss: causal (see `forward_and_capture`), masked (`masked_token_losses`) or none."""
+        """Kind of the model's own loss: causal (see `forward_and_capture`) or masked (see `masked_token_losses`).
+
+        It is None for a model without a head, for both halves of an encoder-decoder, and if the class implies another
+        kind of loss than the attention of the model.
+        """
         if self._module.get_output_embeddings() is None:
             return None
         own: dict[ModelKind, Literal["causal", "masked"]] = {"decoder": "causal", "encoder": "masked"}
@@ -65,23 +71,24 @@ class LayerStack:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """`no_own_loss` if plain text does not define the training loss.
+        """The flag `no_own_loss` if the training loss cannot be computed from plain text; otherwise empty.
 
-        This is the case for both halves of an encoder-decoder (span corruption), and for a class whose loss does not
-        match the model's attention, such as a causal class with bidirectional attention.
+        It cannot for both halves of an encoder-decoder (span corruption), and for a class whose loss does not match the
+        model's attention, such as a causal class with bidirectional attention.
         """
         has_head = self._module.get_output_embeddings() is not None
         return ("no_own_loss",) if self.kind.startswith("encdec") or (has_head and self.loss_kind is None) else ()
 
     @property
     def _class_kind(self) -> ModelKind:
-        """Kind that the name of the model class implies; the config is ignored."""
+        """Kind that the name of the model class implies, whatever the config says."""
         return "encoder" if type(self._module).__name__.endswith(MASKED_CLASS_SUFFIXES) else "decoder"
 
     def read_by_next_block(self, layer: int) -> Callable[[Tensor], Tensor] | None:
-        """Return the input norm of the block after `layer`, as a map of states `[rows, dim]`; None if no block follows.
+        """Return the input norm of the block after `layer` as a function of states `[rows, dim]`.
 
-        If that block has no input norm (post-norm models), the map is the identity.
+        The function is the identity if that block has no input norm (post-norm models). The result is None if no block
+        follows.
         """
         if layer >= min(self.n_layers, len(self._input_norms)):
             return None
@@ -99,7 +106,8 @@ class LayerStack:
         The decoder of an encoder-decoder reads the context shifted right by one, so position i predicts token i.
 
         Returns:
-            Causal loss in nats, float32, of tokens 1, 2, ... of each context; None without a causal head.
+            Causal loss in nats, float32, of the tokens 1, 2, ... (all but the first) of each context; None if
+            `loss_kind` is not causal.
         """
         ids = ids.to(self._module.device, torch.long)
         with torch.inference_mode():
@@ -109,9 +117,10 @@ class LayerStack:
     def masked_token_losses(
         self, ids: Int[Tensor, "contexts tokens"], masked: Bool[Tensor, "contexts tokens"], mask_id: int
     ) -> Float[Tensor, " masked"] | None:
-        """Return the loss in nats, float32, of the tokens at `masked`, in row order; None without a masked-LM head.
+        """Return the loss in nats, float32, of each token for which `masked` is True, context by context.
 
-        The model reads `mask_id` at every masked position (no 80/10/10 mixture).
+        The model reads `mask_id` at every masked position, without the 80/10/10 mixture of BERT. The result is None if
+        `loss_kind` is not masked.
         """
         if self.loss_kind != "masked":
             return None
@@ -139,7 +148,7 @@ class LayerStack:
         return self._body(input_ids=shifted, encoder_hidden_states=context, **options)
 
     def _probe(self) -> tuple[StateSpec, ...]:
-        """Choose the modules to hook by a forward pass over a few tokens, and return the specs of all states."""
+        """Choose the modules to hook by a forward pass over a few tokens, and return the spec of each layer's state."""
         ids = sample_ids(self._module.config, self._module.device)
         with torch.inference_mode(), record_input_norms(find_block_list(self._body, self.n_layers)) as norms:
             self._blocks, states, final = self._find_own_states(ids)
@@ -154,10 +163,12 @@ class LayerStack:
         )
 
     def _find_own_states(self, ids: Tensor) -> tuple[HookPoints, list[Tensor], Tensor]:
-        """Return the first hook points whose states equal the model's own, these states, and the final state.
+        """Return (hook points, their states, final state) for the first hook points whose states are right.
+
+        States are right if they equal the hidden states that the model itself returns, if it returns any.
 
         Raises:
-            CheckpointError: no hook points match, or the states are not [contexts, tokens, dim].
+            CheckpointError: no hook points have such states, or the states are not [contexts, tokens, dim].
         """
         reasons = []
         for points in list_hook_points(self._body, self.n_layers):
@@ -175,8 +186,8 @@ class LayerStack:
     def verify(self) -> None:
         """Check on a few tokens that the model behaves as its kind says; raise CheckpointError if not.
 
-        The first token must not see later tokens in a causal stack and must see them in an encoder, and the head
-        applied to the final state must give the model's own logits.
+        In a causal stack, the first token must not see later tokens; in an encoder, it must see them. The head, applied
+        to the final state, must give the model's own logits.
         """
         ids = sample_ids(self._module.config, self._module.device)
         others = torch.cat([ids[:, :1], ids[:, 1:].flip(1).roll(1, 1)], dim=1)
@@ -190,7 +201,7 @@ class LayerStack:
                 require_own_logits(self._module, ours, self._module(input_ids=ids))
 
     def _states(self, points: HookPoints, ids: Tensor, **options: bool) -> tuple[list[Tensor], Any]:
-        """Return copies of the states at `points`, in the order of their capture, and the output of the body."""
+        """Return the states at `points`, in the order of their capture, and the output of the body."""
         states: list[Tensor] = []
         with capture_states(points, lambda _, state: states.append(state), ids.device):
             output = self._call(ids, **options)

@@ -31,14 +31,22 @@ class Model:
     """Module, with its head if the weight files contain one."""
     stacks: dict[ModelKind, LayerStack]
     flags: tuple[str, ...]
-    """`no_lm_head` if there is no head; `unexpected_keys`, and `unexpected_keys:NAME` for the first three names."""
+    """Flags for the rows of the model:
+
+    - `no_lm_head`: the module has no language-model head.
+    - `text_stack`: the model has other parts than its text stack.
+    - `unexpected_keys`, and `unexpected_keys:NAME` for the first three: files have tensors that the class does not use.
+    - `unwrapped_names`, `unwrapped_names:PART`: see `Weights.flags`.
+    - `adapter_ignored`: the folder also has an adapter, which is not merged.
+    """
     unexpected_keys: tuple[str, ...]
     """Names of tensors in the files that the class does not use."""
     weight_targets: WeightTargets | None = None
-    """Module tensor of each file tensor, for `reload_model`; None if unknown, or if loading changes tensors."""
+    """Module tensor into which each tensor of the files is loaded, for `reload_model`. None if this is unknown, or if
+    loading changes values."""
 
     def stack(self, kind: ModelKind) -> LayerStack:
-        """Return the stack of a kind; an encoder-decoder has two. CheckpointError if the model has no such stack."""
+        """Return the layer stack of a kind; CheckpointError if the model has none. An encoder-decoder has two."""
         if kind not in self.stacks:
             has = ", ".join(self.stacks)
             raise CheckpointError(f"{kind} of {type(self.module).__name__}", f"it has only {has}", f"Ask for {has}")
@@ -83,12 +91,15 @@ class Model:
 
 
 def load_model(folder: Path, dtype: str, device: str | WeightCapacity, base: Path | None = None) -> Model:
-    """Load a checkpoint in evaluation mode, without key-value cache, remote code and (process-wide) TF32.
+    """Load a checkpoint in evaluation mode. No code from the checkpoint is run.
+
+    The key-value cache is switched off for the model, and TF32 for the whole process.
 
     Args:
         folder: folder with config.json and the weights or, with `base`, a LoRA adapter; nothing is downloaded.
         dtype: float32, bfloat16, float16, or auto (float32 up to 1.5B parameters, bfloat16 above).
-        device: a torch device, or the bytes for weights per device; the first device holds inputs and outputs.
+        device: a torch device, or the bytes that weights may take on each of several devices, of which the first holds
+            inputs and outputs.
         base: folder of the model into which the adapter is merged, in float32, before the cast to `dtype`.
 
     Raises:
@@ -152,7 +163,7 @@ def _copy_mapped_weights(module: nn.Module) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    # NaN and infinity show in minimum and maximum, which need no mask of the tensor's size.
+    # NaN and infinity appear in the minimum or the maximum, whose computation needs no mask of the tensor's size.
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))

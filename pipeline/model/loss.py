@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
-"""Logits per chunk, by device. With temporaries a logit takes about 10 bytes, so a chunk takes 1.3 GB on a GPU; with
-smaller chunks the GPU would wait for the host."""
+"""Number of logits per chunk, by device type. With temporaries, a logit takes about 10 bytes, so a chunk takes 1.3 GB
+on a GPU. With smaller chunks, the GPU would wait for the host."""
 
 
 def token_losses(
@@ -23,11 +23,15 @@ def token_losses(
     hidden: Float[Tensor, "tokens dim"],
     targets: Int[Tensor, " tokens"],
 ) -> Float[Tensor, " tokens"]:
-    """Return the cross entropy in nats of each target under the head of `module`, from float32 logits, in chunks.
+    """Return the cross entropy in nats of each target under the head of `module`, computed from float32 logits.
 
-    The head is the class's own code from the last hidden state to the logits, including a transform, bias, scaling or
-    soft-capping: `module` runs with its `body` patched to return its earlier result `output`, with `hidden` in place of
-    the last hidden state. Not thread-safe.
+    The head is the class's own code between the last hidden state and the logits, including any transform, bias,
+    scaling or soft-capping. To run only this code, `body` is patched while `module` runs: it returns its earlier result
+    `output`, with `hidden` as the last hidden state. This is not thread-safe.
+
+    Args:
+        output: output of `body` in an earlier forward pass.
+        hidden: last hidden state from which each target is predicted.
     """
     size = max(LOGITS_PER_CHUNK[hidden.device.type] // module.config.get_text_config().vocab_size, 1)
     losses = [
@@ -38,7 +42,7 @@ def token_losses(
 
 
 def head_logits(module: PreTrainedModel, body: nn.Module, output: Any, hidden: Float[Tensor, "tokens dim"]) -> Tensor:
-    """Return the logits of the head of `module` for `hidden` as the last hidden state."""
+    """Return the logits `[tokens, vocabulary]` of the head of `module` for `hidden` as the last hidden state."""
     with _replaying(body, output, hidden[None]):
         result = module(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
     return (result.logits if "logits" in result else result.prediction_logits)[0]

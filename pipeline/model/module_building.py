@@ -33,11 +33,11 @@ class BuiltModule(NamedTuple):
     unexpected_keys: tuple[str, ...]
     """Names of tensors in the files that the class does not use."""
     flags: tuple[str, ...]
-    """Flags of the weight files."""
+    """Flags of the weight files (see `Weights.flags`)."""
 
 
 def build_module(folder: Path, dtype: str, adapter: Adapter | None = None) -> BuiltModule:
-    """Build the module that the files in `folder` describe, with an adapter merged into it.
+    """Build the module that the files in `folder` describe and, if an adapter is given, merge it into the module.
 
     Raises:
         CheckpointError: the files or the adapter are invalid, or tensors of the body are missing.
@@ -66,10 +66,11 @@ def build_module(folder: Path, dtype: str, adapter: Adapter | None = None) -> Bu
 def _from_pretrained(
     cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype, weights: Weights
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the module, with random weights for missing tensors, and the report of missing tensors.
+    """Return the module and the loading report of transformers, which names missing and mismatched tensors.
 
-    Only the tensors in `weights` are read. Given a folder instead, transformers would also apply an adapter in it, or
-    read files named in config.json, some of them only if other packages are installed.
+    Tensors that `weights` lacks get random values. Only the tensors in `weights` are read. If transformers got a
+    folder instead, it would also apply an adapter in it, or read files that config.json names, some of them only if
+    other packages are installed.
     """
     loaded: Any = cls.from_pretrained(
         None,
@@ -84,7 +85,7 @@ def _from_pretrained(
 
 
 def _build_on_meta(folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-    """Build the module without memory for its weights; CheckpointError if config.json is invalid for the class."""
+    """Build the module without memory for its weights; CheckpointError if config.json is invalid for its class."""
     build: Any = cls  # decorators hide the signature from pyright
     invalid = as_checkpoint_error(
         f"checkpoint {folder}", f"config.json is invalid for {cls.__name__}", "Fix config.json"
@@ -94,14 +95,19 @@ def _build_on_meta(folder: Path, cls: type[PreTrainedModel], config: PretrainedC
 
 
 def _dtype(name: str, skeleton: PreTrainedModel) -> torch.dtype:
-    """Return the dtype called `name`; auto decides by the number of parameters."""
+    """Return the dtype called `name`; `auto` is float32 up to FLOAT32_MAX_PARAMS parameters, bfloat16 above."""
     n_params = sum(parameter.numel() for parameter in skeleton.parameters())
     auto = torch.float32 if n_params <= FLOAT32_MAX_PARAMS else torch.bfloat16
     return auto if name == "auto" else getattr(torch, name)
 
 
 def _check_keys_head_missing(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
-    """Raise CheckpointError for missing or misshapen tensors of the body; return True if only the head is missing."""
+    """Return True if tensors of the head are missing, and False if nothing is missing; poolers are ignored.
+
+    Raises:
+        CheckpointError: tensors of the body are missing, or any tensor is empty or has another shape than config.json
+            implies.
+    """
     empty = [name for name, found, _ in info["mismatched_keys"] if 0 in tuple(found)]
     if empty:
         raise CheckpointError(
@@ -132,6 +138,6 @@ def _in_head(module: PreTrainedModel, key: str) -> bool:
 
 
 def list_few(names: Iterable[str]) -> str:
-    """Return the first three names in alphabetical order as text."""
+    """Return the first three names in alphabetical order as one text, followed by "..." if there are more."""
     ordered = sorted(names)
     return ", ".join(ordered[:3]) + (" ..." if len(ordered) > 3 else "")

@@ -1,4 +1,7 @@
-"""Placement of one model on several devices: whole blocks in order by size, everything else on the first device."""
+"""Placement of one model on several devices: each block on one device, and everything else on the first device.
+
+Blocks are placed in order; each device gets blocks until the next one does not fit.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,14 +15,17 @@ from pipeline.model.blocks import count_layers, find_block_list, find_body, find
 from pipeline.spec import ModelKind
 
 WeightCapacity = Mapping[str, int]
-"""Bytes available for weights, by device. The first device (home) has embeddings, norms, heads and captured states."""
+"""Bytes available for weights, by device. The first device, called home, also holds embeddings, norms, heads and
+captured states."""
 
 
 def distribute_blocks(module: PreTrainedModel, kinds: Sequence[ModelKind], room: WeightCapacity) -> None:
-    """Move each block to one device, all else to the first (home); hooks move states to the blocks and the output home.
+    """Move each block of a model to one of the devices, and everything else to the first one (home).
+
+    Hooks move the inputs of a block to its device during a forward pass, and the output of the last block home.
 
     Raises:
-        UsageError: the weights do not fit.
+        UsageError: the weights do not fit on the devices.
     """
     lists = [find_block_list(find_body(module, kind), count_layers(find_body(module, kind), kind)) for kind in kinds]
     blocks = [block for blocks in lists for block in blocks]
@@ -33,12 +39,12 @@ def distribute_blocks(module: PreTrainedModel, kinds: Sequence[ModelKind], room:
 
 
 def assign_block_devices(name: str, sizes: Sequence[int], rest: int, room: WeightCapacity) -> list[str]:
-    """Return the device of each block; devices are filled in order, so states change device as rarely as possible.
+    """Return the device of each block. Devices are filled in order, so that states change device as rarely as possible.
 
     Args:
         name: class of the model, for the error message.
         sizes: bytes of each block.
-        rest: bytes outside the blocks, which must fit on the first device.
+        rest: bytes of the weights outside the blocks, which must fit on the first device.
         room: bytes available for weights, by device.
 
     Raises:
@@ -89,7 +95,7 @@ def _bring_inputs(part: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def move_tensors(value: Any, device: torch.device | str) -> Any:
-    """Return `value` with all tensors in nested tuples, lists and dicts moved to the device."""
+    """Return `value` with all tensors in it, also inside nested tuples, lists and dicts, moved to the device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -100,6 +106,6 @@ def move_tensors(value: Any, device: torch.device | str) -> Any:
 
 
 def _bytes(module: nn.Module) -> int:
-    """Return the bytes of parameters and buffers; tied tensors count once."""
+    """Return the bytes of the parameters and buffers of a module; tied tensors count once."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return sum(tensor.nbytes for tensor in tensors.values())

@@ -12,9 +12,9 @@ from pipeline.errors import CheckpointError
 from pipeline.model.file_errors import as_checkpoint_error, describe_bad_tokenizer_field
 
 ROUND_TRIP_TEXT = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
-"""Text that does not survive lower-casing, Unicode normalisation, lost spaces or unknown characters."""
+"""Text that a round trip changes if the tokenizer lower-cases, normalises Unicode, or loses spaces or characters."""
 CONVERTER_PACKAGES = ("sentencepiece", "tiktoken")
-"""Packages that read *.model files; if they are missing, the error of transformers names the wrong package."""
+"""Packages that read *.model files. If one is missing, the error of transformers names the wrong package."""
 PLAIN_ENCODING = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
@@ -32,10 +32,11 @@ class Tokenizer:
         return self._inner(text, **PLAIN_ENCODING)["input_ids"]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Return token ids, and for each token the index after its last character (None without offsets).
+        """Return the token ids and, for each token, the index in `text` after its last character.
 
-        If several tokens encode one character, each of them ends after that character. The tokenizer's `trim_offsets`
-        decides if white space at the end of a token counts.
+        The second item is None if the tokenizer has no offsets. If several tokens encode one character, each of them
+        ends after that character. The tokenizer's `trim_offsets` decides whether white space at the end of a token
+        belongs to it.
         """
         if not self._inner.is_fast:
             return self.encode(text), None
@@ -43,9 +44,9 @@ class Tokenizer:
         return out["input_ids"], [end for _, end in out["offset_mapping"]]
 
     def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:
-        """Return token ids with the tokenizer's default special tokens, and the mask of the added special tokens.
+        """Return the ids including the tokenizer's default special tokens, and a mask that is True at these tokens.
 
-        Special tokens that are spelled out in `text` are recognised, but are not in the mask.
+        A special token that is spelled out in `text` becomes one id, at which the mask is False.
         """
         out = self._inner(text, return_special_tokens_mask=True, verbose=False)
         return out["input_ids"], list(map(bool, out["special_tokens_mask"]))
@@ -55,7 +56,7 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int | None:
-        """Id of the beginning-of-sequence token, else of the class token; None if there is neither."""
+        """Id of the beginning-of-sequence token or, without one, of the class token; None if there is neither."""
         return self._inner.cls_token_id if self._inner.bos_token_id is None else self._inner.bos_token_id
 
     @property
@@ -68,11 +69,14 @@ class Tokenizer:
         return self.decode(self.encode(ROUND_TRIP_TEXT)) == ROUND_TRIP_TEXT
 
     def text_token_ids(self, vocab_size: int) -> np.ndarray:
-        """Return the int64 ids of text tokens below `vocab_size`, ascending: not special, not added, not empty."""
+        """Return the int64 ids of text tokens below `vocab_size`, ascending.
+
+        Text tokens are not special, not added, and not decoded to ''.
+        """
         excluded = {*self._inner.all_special_ids, *self._inner.get_added_vocab().values()}
         ids = [id_ for id_ in range(min(len(self), vocab_size)) if id_ not in excluded]
         if not ids:
-            return np.array([], dtype=np.int64)  # for no ids, batch_decode would return one empty text
+            return np.array([], dtype=np.int64)  # without ids, batch_decode would return one empty text
         texts = self._inner.batch_decode([[id_] for id_ in ids], clean_up_tokenization_spaces=False)
         return np.array([id_ for id_, text in zip(ids, texts, strict=True) if text], dtype=np.int64)
 
@@ -100,11 +104,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _advice(folder: Path) -> str:
-    """Return the next step if the tokenizer cannot be loaded, such as installing a package that its files need."""
+    """Return what the user should do if the tokenizer cannot be loaded, such as install a package for its files."""
     has_fast = (folder / "tokenizer.json").exists()
     packages = [package for package in CONVERTER_PACKAGES if find_spec(package) is None]
     if not has_fast and packages and any(folder.glob("*.model")):
-        return f"Install {' and '.join(packages)}, or save a tokenizer.json beside it"
+        return f"Install {' and '.join(packages)}, or save the tokenizer as tokenizer.json in this folder"
     return "Download the tokenizer files again"
 
 

@@ -12,12 +12,16 @@ from pipeline.errors import CheckpointError
 
 N_TOKENS = 8
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""Tolerance relative to the largest value, by dtype, for the different rounding of different kernels."""
+"""Tolerance relative to the largest absolute value, by dtype. It allows for the rounding of different kernels."""
 HALF_TOLERANCE = 0.03
+"""The same tolerance for all other dtypes."""
 
 
 def sample_ids(config: PretrainedConfig, device: torch.device) -> Tensor:
-    """Return one context of different token ids that config.json does not name as special tokens."""
+    """Return the ids of one context `[1, tokens]`: up to N_TOKENS ids that config.json does not name as special tokens.
+
+    The ids differ from each other if the vocabulary is large enough.
+    """
     text = config.get_text_config()
     parts = (config, text)
     given = [value for part in parts for name, value in part.to_dict().items() if name.endswith(("token_id", "_index"))]
@@ -28,7 +32,7 @@ def sample_ids(config: PretrainedConfig, device: torch.device) -> Tensor:
 
 
 def is_close(a: Tensor, b: Tensor) -> bool:
-    """Return True if the tensors are equal within the rounding of their dtype."""
+    """Return True if the tensors have the same shape and are equal within TOLERANCE."""
     if a.shape != b.shape or isinstance(a, FakeTensor):
         return a.shape == b.shape  # a dry run has shapes, but no values
     a, b, tolerance = a.float(), b.float(), TOLERANCE.get(a.dtype, HALF_TOLERANCE)
@@ -36,10 +40,11 @@ def is_close(a: Tensor, b: Tensor) -> bool:
 
 
 def agrees_with_own_states(captured: Sequence[Tensor], final: Tensor, own: Sequence[Tensor] | None) -> bool:
-    """Return True if the captured states of layers 0..L equal the model's own hidden states, or `own` is empty.
+    """Return True if the captured states of layers 0..L equal `own`, the hidden states that the model itself returns.
 
     Models return the output of the last block, the state after the final norm, or both, and some (Mamba) omit the
-    embedding; all these forms are accepted.
+    embedding; all these forms are accepted. If `own` is empty or None, there is nothing to compare, which also gives
+    True.
     """
     if not own:
         return True
@@ -51,6 +56,10 @@ def require_direction(
     body: nn.Module, expects_causal: bool, states: Sequence[Tensor], changed: Sequence[Tensor]
 ) -> None:
     """Check the direction of the attention from the states of two contexts that differ only after the first token.
+
+    Args:
+        states: states of the first context, one tensor per layer.
+        changed: states of the second context.
 
     Raises:
         CheckpointError: the states of the first token differ although config.json describes a causal model, or are
@@ -73,7 +82,9 @@ def require_own_logits(module: nn.Module, ours: Tensor, own: Any) -> None:
     theirs = (own.logits if "logits" in own else own.prediction_logits)[0]
     if not is_close(theirs, ours):
         off = (
-            f"off by {(theirs.float() - ours.float()).abs().max():.3g}" if theirs.shape == ours.shape else "other shape"
+            f"off by {(theirs.float() - ours.float()).abs().max():.3g}"
+            if theirs.shape == ours.shape
+            else "they have different shapes"
         )
         found = f"its logits differ from those of its head on the final state ({off})"
         raise _mismatch(module, found, "Leave this model out, or extend pipeline/model/loss.py")

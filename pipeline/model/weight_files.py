@@ -1,4 +1,4 @@
-"""Checks and reads the files of a checkpoint folder, before a model is built from them."""
+"""Checks and readers of the files of a checkpoint folder, which are used before a model is built from them."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ from pipeline.model.weight_names import adapter_tensors, find_state_dict, module
 
 
 class WeightTarget(NamedTuple):
-    """Shape of one tensor in the files, and the module tensor into which it is loaded."""
+    """Shape of one tensor in the weight files, and the module tensor into which it is loaded."""
 
     shape: torch.Size
     module_tensor: str | None
@@ -30,6 +30,7 @@ class WeightTarget(NamedTuple):
 
 
 WeightTargets = dict[str, WeightTarget]
+"""Target of each tensor of the weight files, by its name in the files."""
 
 
 class Weights(NamedTuple):
@@ -38,7 +39,8 @@ class Weights(NamedTuple):
     state_dict: dict[str, Any]
     """Tensors, or slices of safetensors files that are read on first use."""
     flags: tuple[str, ...]
-    """`unwrapped_names`, and `unwrapped_names:PART` for each wrapper key or prefix that was removed."""
+    """Flags `unwrapped_names`, and `unwrapped_names:PART` for each key or name part of a training wrapper that was
+    removed; empty if none was."""
 
 
 READ_ERRORS = (
@@ -49,7 +51,7 @@ READ_ERRORS = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Parse config.json of `folder`; CheckpointError if the file is missing or not a JSON object."""
+    """Return the parsed config.json of `folder`; CheckpointError if the file is missing or not a JSON object."""
     if not (folder / CONFIG_FILE).exists():
         files = LocalFolder(folder)
         adapter = describe_adapter(files) if ADAPTER_CONFIG in files.names else None
@@ -60,7 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def list_readable_weights(folder: Path) -> list[Path]:
-    """Return the weight files that loading reads, all of one format and each readable.
+    """Return the weight files that loading reads. They are all of one format, and each has been opened as a check.
 
     Raises:
         CheckpointError: the folder has no weights, a shard is missing, or a file cannot be opened (truncated, or a
@@ -84,7 +86,7 @@ def list_readable_weights(folder: Path) -> list[Path]:
 
 
 def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and value of every tensor, memory-mapped: bytes are read on first use."""
+    """Yield (name, tensor) for every tensor of the files, memory-mapped where possible: bytes are read on first use."""
     for path in files:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -120,7 +122,7 @@ def read_weights(folder: Path, files: Iterable[Path], module: PreTrainedModel) -
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Parse a file; CheckpointError if it is not a JSON object."""
+    """Return the content of a JSON file; CheckpointError if it is not a JSON object."""
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -138,7 +140,11 @@ def _require_all(folder: Path, files: list[Path]) -> None:
 
 
 def open_weights(path: Path) -> None:
-    """Read only the header; CheckpointError if the file is truncated or not a weight file. Tensors stay on disk."""
+    """Check that a weight file can be opened, without reading its tensors.
+
+    Raises:
+        CheckpointError: the file is truncated or is not a weight file.
+    """
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
@@ -150,6 +156,9 @@ def open_weights(path: Path) -> None:
 
 
 def _unpickle(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Return the tensors of a pickle, and the key under which they are nested; no code in the pickle is run."""
+    """Return the tensors of a pickle, and the key under which they are nested (see `find_state_dict`).
+
+    No code in the pickle is run.
+    """
     stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     return find_state_dict(stored, f"weights {path}")

@@ -19,7 +19,9 @@ MAX_PREFIX_SEGMENTS = 4
 
 
 def find_state_dict(stored: Any, where: str) -> tuple[dict[str, Tensor], str | None]:
-    """Return the tensors of an unpickled file, and the key under which they are nested; None for top-level tensors.
+    """Return the tensors of an unpickled file, and the key of STATE_DICT_KEYS under which they are nested.
+
+    The key is None if the tensors are at the top level.
 
     Raises:
         CheckpointError: the file has no tensors, or several dicts of tensors that may be the weights.
@@ -37,13 +39,18 @@ def find_state_dict(stored: Any, where: str) -> tuple[dict[str, Tensor], str | N
 
 
 def module_names(names: Collection[str], expected: Collection[str], base_prefix: str) -> dict[str, str]:
-    """Map each file name to its name in the module, without wrapper segments and without a common prefix.
+    """Return a dict from the name of each tensor in the files to the name that it should have in the module.
 
-    A common prefix (`module.` of DDP, `model.` of a trainer) is removed only if no name is in `expected` with the
-    prefix and at least one is without it.
+    Wrapper segments are removed. A prefix that all names share (`module.` of DDP, `model.` of a trainer) is also
+    removed, but only if no name is in `expected` with the prefix and at least one is without it.
+
+    Args:
+        names: names of the tensors in the files.
+        expected: names of the tensors of the module.
+        base_prefix: name of the body in the module; files may omit this prefix, or have it in addition.
 
     Raises:
-        ValueError: two names become equal.
+        ValueError: two names become equal when their parts are removed.
     """
     plain = {name: WRAPPER_SEGMENTS.sub("", name) for name in names}
     prefix = _common_prefix(plain.values(), frozenset(expected), base_prefix)
@@ -54,7 +61,7 @@ def module_names(names: Collection[str], expected: Collection[str], base_prefix:
 
 
 def removed_parts(names: dict[str, str]) -> tuple[str, ...]:
-    """Return the prefixes and wrapper segments that `module_names` removed, sorted."""
+    """Return the prefixes and wrapper segments that `module_names` removed, sorted; `names` is its result."""
     removed = {segment for name in names for segment in WRAPPER_SEGMENTS.findall(name)}
     for name, inner in names.items():
         removed.add(WRAPPER_SEGMENTS.sub("", name).removesuffix(inner))

@@ -17,11 +17,12 @@ StateDict = dict[str, Tensor]
 
 
 def reload_model(before: Model, folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
-    """Load a checkpoint with the same config, dtype and device as `before`; byte-identical to `load_model`, but faster.
+    """Load a checkpoint with the same config, dtype and device as `before`, as `load_model` does, but faster.
 
-    The first call builds a new module and compares it with its files, to find the module tensor of each file tensor.
-    Later calls overwrite the module's tensors directly from the files. If names or shapes differ from before, the
-    module is built again, which reports any error.
+    The weights equal those of `load_model` byte for byte. The first call for a config builds a new module and compares
+    it with its files, to find the module tensor into which each tensor of the files is loaded. Later calls overwrite
+    the module's tensors directly from the files. If the tensors in the files have other names or shapes than those of
+    `before`, the module is built again, which reports any error.
 
     Args:
         before: model of the previous checkpoint; must not be used afterwards, even on error.
@@ -45,10 +46,11 @@ def release_weights(model: Model) -> None:
 
 
 def find_weight_targets(module: PreTrainedModel, files: Sequence[Path]) -> WeightTargets | None:
-    """Return the module tensor of each file tensor, found by name and by comparing values.
+    """Return the module tensor into which each tensor of the files was loaded, found by name or by equal values.
 
-    None if loading did more than copy tensors: it merged or transposed some, initialised some that the files lack,
-    renamed some with ambiguous values, or untied some that the config ties.
+    The result is None if loading did more than copy tensors. It may have merged or transposed tensors, initialised
+    tensors that the files lack, renamed tensors whose values occur several times, or untied tensors that the config
+    ties.
     """
     state, targets = module.state_dict(), WeightTargets()
     for name, tensor in read_tensors(files):
@@ -62,7 +64,11 @@ def find_weight_targets(module: PreTrainedModel, files: Sequence[Path]) -> Weigh
 
 
 def overwrite_weights(module: PreTrainedModel, targets: WeightTargets, files: Sequence[Path]) -> bool:
-    """Copy each file tensor to its target; return False, with the module partly overwritten, if the files differ."""
+    """Overwrite the tensors of `module` with those of `files`; return False if the files do not fit `targets`.
+
+    The files fit if their tensors have the names and shapes in `targets`, and if all tensors of one tied module tensor
+    have equal values. After False, some tensors of the module are overwritten and others are not.
+    """
     state, left, filled = module.state_dict(), dict(targets), set[int]()
     for name, tensor in read_tensors(files):
         target = left.pop(name, None)
@@ -74,19 +80,22 @@ def overwrite_weights(module: PreTrainedModel, targets: WeightTargets, files: Se
         if into.data_ptr() not in filled:
             into.copy_(tensor.to(into.device))
             filled.add(into.data_ptr())
-        elif not _equal(into, tensor):  # second name of a tied tensor whose values now differ
+        elif not _equal(into, tensor):  # second name of a tied tensor, with other values
             return False
     return not left
 
 
 def _match_by_name(state: StateDict, name: str, prefix: str) -> list[str]:
-    """Return the module's name of this tensor, as a list of at most one: `name`, or with `prefix` added or removed."""
+    """Return a list with the name of this tensor in the module, or an empty list if the module has none.
+
+    That name is `name`, or `name` with `prefix` added or removed.
+    """
     names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
     return [candidate for candidate in names if candidate in state][:1]
 
 
 def _match_by_value(state: StateDict, tensor: Tensor) -> list[str]:
-    """Return the names of the module tensors that equal `tensor`, which was renamed on loading."""
+    """Return the names of all module tensors that equal `tensor`, whose name changed when it was loaded."""
     return [name for name, loaded in state.items() if loaded.shape == tensor.shape and _equal(loaded, tensor)]
 
 
@@ -95,6 +104,9 @@ def _equal(loaded: Tensor, tensor: Tensor) -> bool:
 
 
 def _tied_as_configured(module: PreTrainedModel, state: StateDict) -> bool:
-    """Return True if all pairs tied by the config share storage; two different tensors in the files untie a pair."""
+    """Return True if the tensors of every pair that the config ties share storage.
+
+    They do not if the files have two different tensors for the pair, because loading then unties it.
+    """
     pairs = module.get_expanded_tied_weights_keys(all_submodels=True).items()
     return all(state[a].data_ptr() == state[b].data_ptr() for a, b in pairs if {a, b} <= state.keys())

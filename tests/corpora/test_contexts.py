@@ -210,7 +210,7 @@ def test_special_tokens_that_are_not_there_or_leave_no_room_are_refused(prose: C
     tokenizer.encode_with_special_tokens = lambda text: ([7, 8], [False] * 2)  # type: ignore[method-assign]
     with pytest.raises(UsageError, match=r"\[97\].*\[7, 8\]"):
         build_contexts(prose, recipe(bos="tokenizer"), tokenizer, 1000, None)
-    with pytest.raises(UsageError, match="2 of them are special"):
+    with pytest.raises(UsageError, match="the 2 special tokens leave no room"):
         build_contexts(prose, recipe(bos="tokenizer", context_tokens=2, kept_per_context=1), Characters(), 1000, None)
 
 

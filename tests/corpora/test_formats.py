@@ -202,8 +202,8 @@ def test_prose_with_braces_is_text(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "found"),
     [
-        (b'{"text": "a"}\n{"body": "b"}\n', "line 2 .*no field 'text'; it has body\\.\nWrite field: body"),
-        (b'{"text": 3, "n": 1}\n', "line 1 .*field 'text' is int, not text; it has n, text"),
+        (b'{"text": "a"}\n{"body": "b"}\n', "line 2 .*no field 'text'; the fields are body\\.\nWrite field: body"),
+        (b'{"text": 3, "n": 1}\n', "line 1 .*field 'text' is int, not text; the fields are n, text"),
         (b'{"text": null}\n', "field 'text' is NoneType"),
         (b'{"text": "a"}\n{"text": \n', "line 2 .*not JSON"),
         (b'[\n{"text": "a"}\n]\n', "line 1 .*a JSON array over several lines"),
@@ -223,7 +223,7 @@ def test_records_without_text_are_told_with_their_line(data: bytes, found: str, 
 
 def test_parquet_without_that_column_or_damaged(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", DOCUMENTS, "content")
-    for field, found in (("text", "no column 'text'; it has id, content"), ("id", "column 'id' is not text")):
+    for field, found in (("text", "no column 'text'; the fields are id, content"), ("id", "column 'id' is not text")):
         with pytest.raises(CorpusError, match=found):
             resolve_corpus(Corpus.model_validate({"parquet": str(path), "field": field}))
     path.write_bytes(path.read_bytes()[:-9])
@@ -248,7 +248,7 @@ def test_other_forms_are_refused(fields: dict[str, str], found: str) -> None:
 
 def test_empty_folders_and_patterns_without_files(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "*.jsonl"):
-        with pytest.raises(CorpusError, match="no file of that kind"):
+        with pytest.raises(CorpusError, match="no file there fits"):
             resolve_corpus(Corpus.model_validate(f"jsonl:{path}"))
     with pytest.raises(CorpusError, match="No such file"):
         resolve_corpus(Corpus.model_validate(f"jsonl:{tmp_path / 'absent.jsonl'}"))

@@ -77,7 +77,7 @@ def test_an_invalid_text_raises_with_the_finding(tmp_path: Path, data: bytes, fo
 
 
 def test_an_absent_file_an_empty_folder_and_a_zip_of_two_texts_are_refused(tmp_path: Path) -> None:
-    for path, found in ((tmp_path / "none", "No such file or directory"), (tmp_path, "no file of that kind")):
+    for path, found in ((tmp_path / "none", "No such file or directory"), (tmp_path, "no file there fits")):
         with pytest.raises(CorpusError, match=found):
             resolve_corpus(text(path))
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:

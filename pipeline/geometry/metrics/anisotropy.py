@@ -15,9 +15,10 @@ TIMING_COLUMN = "spectrum_s"
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group; null if the layer does not vary (`constant_layer`, `too_few_tokens`).
+    """Return the columns of this group.
 
-    The `_no_sink` columns are null if the tokens other than sinks do not vary (`too_few_ordinary_tokens`).
+    All are null if the layer does not vary (flag `constant_layer` or `too_few_tokens`). The `_no_sink` columns are also
+    null if the tokens other than sinks do not vary (flag `too_few_ordinary_tokens`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     for suffix, population in layer.populations.items():
@@ -31,11 +32,13 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def anisotropy(moments: Moments, largest: float | None = None) -> float:
-    """Return lambda_1 / sum lambda of the centered covariance, rows not normalised; range 1/dim..1.
+    """Return the largest eigenvalue of the covariance over the sum of all, lambda_1 / sum lambda; range 1/dim..1.
+
+    Rows are centered, but not normalised.
 
     Args:
-        moments: float64 moments of at least two tokens that differ.
-        largest: lambda_1 if it is already known.
+        moments: float64 moments of at least two tokens that differ from each other.
+        largest: lambda_1 if it is already known; None = compute it.
 
     Source: Razzhigaev et al. 2024 (arXiv 2311.05928), section 3; `_no_sink` (without sink tokens): this project, after
         Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
@@ -49,9 +52,9 @@ def anisotropy(moments: Moments, largest: float | None = None) -> float:
 
 
 def anisotropy_groups(layer: Layer, population: Population) -> list[float | None]:
-    """Return the leave-one-group-out values of `anisotropy`, one per group of contexts; empty with one group.
+    """Return `anisotropy` with one group of contexts left out at a time, one value per group; empty with one group.
 
-    None where the remaining tokens do not vary (`constant_without_a_group`).
+    A value is None if the tokens of the other groups do not vary (flag `constant_without_a_group`).
 
     Source: delete-a-group jackknife over disjoint groups of contexts.
     Bias: as `anisotropy`; the set of sink tokens is treated as known. The standard error of five groups is itself
@@ -64,7 +67,9 @@ def anisotropy_groups(layer: Layer, population: Population) -> list[float | None
 
 
 def anisotropy_uncentered(layer: Layer) -> float:
-    """Return lambda_1 / sum lambda of the uncentered second moment, in which the mean direction counts as variance.
+    """Return lambda_1 / sum lambda over the eigenvalues of the uncentered second moment.
+
+    The direction of the mean then counts as variance.
 
     Source: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
     Bias: near 1 if the mean is long, regardless of the spread about the mean.
@@ -73,7 +78,7 @@ def anisotropy_uncentered(layer: Layer) -> float:
 
 
 def sink_variance_share(layer: Layer) -> float:
-    """Return the share of sum |x - mean|^2 that sink tokens carry, with the mean over all tokens.
+    """Return the share of sink tokens in the sum of |x - mean|^2 over all tokens; the mean is that of all tokens.
 
     Source: this project; an analysis of variance.
     Bias: none; the value depends on `sink_multiple` and on the context length.

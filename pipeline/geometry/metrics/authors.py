@@ -1,4 +1,4 @@
-"""Intrinsic dimension as computed by the published code of the paper."""
+"""Intrinsic dimension as computed by the published code of Razzhigaev et al. 2024."""
 
 import statistics
 
@@ -15,7 +15,12 @@ TIMING_COLUMN = "knn_s"
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group: the first draw of points, and the spread over disjoint draws."""
+    """Return the columns of this group.
+
+    - `id_authors`: value of the first draw of points.
+    - `id_authors_se`: standard deviation over all draws with a value; None with fewer than two.
+    - `id_authors_groups`: list of the values of all draws; None if no draw has a value.
+    """
     draws = [id_authors(layer, graph) for graph in layer.authors_graphs]
     found = [value for value in draws if value is not None]
     spread = statistics.stdev(found) if len(found) > 1 else None
@@ -23,12 +28,17 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def id_authors(layer: Layer, graph: NeighborGraph) -> float | None:
-    """Return TwoNN with the flaws of the published code, on the first `authors_points` points.
+    """Return TwoNN on one draw of `authors_points` points, with the flaws of the published code.
 
-    None with fewer than five usable points. The slope uses only the lowest fifth of mu; points with a duplicate, or
-    with r1 = r2, count in the denominator of the empirical distribution. Distances are float64, between centered rows
-    in units of their mean length; the distribution function is float32, as published. The standard error is that of
-    one draw: the standard deviation over the first and further disjoint draws, like the authors' repeated runs.
+    The slope is fitted to only the lowest fifth of the ratios mu = r2 / r1 of the distances to the two nearest
+    neighbours. Points that have a duplicate, or r1 = r2, are left out of the fit, but count in the denominator of the
+    empirical distribution function. The result is None if fewer than five points are left (flag
+    `too_few_without_copies`). Distances are float64, between centered rows in units of their mean length; the
+    distribution function is float32, as published. The standard error is that of one draw: the standard deviation over
+    disjoint draws, which stand for the authors' repeated runs.
+
+    Args:
+        graph: one of `layer.authors_graphs`.
 
     Source: Razzhigaev et al. 2024 (arXiv 2311.05928), code llm_microscope 0.0.7.
     Bias: upward with duplicates (for a true value of 10, 5 % duplicates give 13.5 and 20 % give 25); sd 3.6 % at
@@ -46,7 +56,10 @@ def id_authors(layer: Layer, graph: NeighborGraph) -> float | None:
 
 
 def _mu(graph: NeighborGraph) -> Float64[Tensor, " usable"]:
-    """Return the sorted r2 / r1 of the points, except points with a duplicate or with r1 = r2."""
+    """Return the ascending r2 / r1 of the points, without points that have a duplicate or r1 = r2.
+
+    If the nearest neighbour of a point has a duplicate, both copies are equally far away, so r1 = r2.
+    """
     points, weight = graph.points.to(torch.float64), graph.copies.to(torch.float64)
     points = points - (weight @ points) / weight.sum()
     points = points / (weight @ torch.linalg.vector_norm(points, dim=1) / weight.sum())

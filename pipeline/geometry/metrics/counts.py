@@ -51,7 +51,7 @@ def n_tokens(layer: Layer) -> int:
 def n_sink_tokens(layer: Layer) -> int:
     """Return the number of finite sink tokens of the cell: a token is a sink in all layers of the cell or in none.
 
-    A token is a sink if it opens its context or if its norm exceeds `sink_multiple` pilot norms in any block.
+    A token is a sink if it is the first of its context or if its norm exceeds `sink_multiple` pilot norms in any block.
 
     Source: this project; such tokens have the massive activations of Sun et al. 2024 (arXiv 2402.17762).
     Bias: the pilot norm is the median of the first 512 tokens, not of all tokens.
@@ -60,7 +60,9 @@ def n_sink_tokens(layer: Layer) -> int:
 
 
 def n_layer_sink_tokens(layer: Layer) -> int:
-    """Return the number of finite tokens that open their context or exceed `sink_multiple` pilot norms in this layer.
+    """Return the number of finite tokens that are sinks by this layer alone.
+
+    These are the tokens that are the first of their context or have a norm of more than `sink_multiple` pilot norms.
 
     Source: as `n_sink_tokens`, for one layer.
     Bias: as `n_sink_tokens`; a token just below the limit in one layer may be above it in the next.
@@ -87,7 +89,10 @@ def n_duplicates(layer: Layer) -> int:
 
 
 def n_near_duplicates(layer: Layer) -> int:
-    """Return the number of points removed within min(32 u |x|, 0.02 median r1) of an earlier point, u = rounding unit.
+    """Return the number of points removed because their distance from an earlier point is within rounding.
+
+    For a point x, this is a distance of at most min(32 u |x|, 0.02 median r1), where u is the rounding unit of the
+    dtype and r1 the distance to the nearest neighbour.
 
     Source: this project.
     Bias: distinct points at such distances are removed too.
@@ -105,7 +110,9 @@ def n_nonfinite(layer: Layer) -> int:
 
 
 def n_unresolved(layer: Layer) -> int:
-    """Return the number of points without certified exact neighbours; no estimate uses them.
+    """Return the number of points whose neighbours could not be certified as exact.
+
+    All estimates of the dimension except `id_authors` leave these points out.
 
     Source: this project.
     Bias: none.
@@ -114,12 +121,13 @@ def n_unresolved(layer: Layer) -> int:
 
 
 def same_context_share(layer: Layer) -> float | None:
-    """Return the share of first and second neighbours from the same context; None without context ids.
+    """Return the share of the first and second neighbours that come from the same context as their point.
 
-    A high share means that the measured dimension is that of single contexts.
+    A high share means that the measured dimension is that of single contexts. The share is None without context ids
+    (flag `no_contexts`) or without points (flag `too_few_points`).
 
     Source: this project; for the two regimes of nearest-neighbour dimensions see Osman et al. 2026 (arXiv 2608.14361).
-    Bias: none; falls if a group has more contexts with fewer points each.
+    Bias: none; the share falls if a group has more contexts with fewer points each.
     """
     if not layer.cloud.has_context_ids:
         layer.flags.add("no_contexts")
@@ -128,10 +136,12 @@ def same_context_share(layer: Layer) -> float | None:
 
 
 def same_token_share(layer: Layer) -> float | None:
-    """Return the share of first and second neighbours with the same token id; None without token ids.
+    """Return the share of the first and second neighbours that have the same token id as their point.
+
+    The share is None without token ids (flag `no_token_ids`) or without points (flag `too_few_points`).
 
     Source: this project.
-    Bias: none; grows with the number of points.
+    Bias: none; the share grows with the number of points.
     """
     if not layer.cloud.has_token_ids:
         layer.flags.add("no_token_ids")
@@ -140,7 +150,10 @@ def same_token_share(layer: Layer) -> float | None:
 
 
 def noise_ratio(layer: Layer) -> float | None:
-    """Return the median of u |x| / r1, the share of r1 that may be due to rounding; u = rounding unit of the dtype.
+    """Return the median over points x of u |x| / r1, the share of r1 that may be due to rounding of the activations.
+
+    u is the rounding unit of the dtype, and r1 the distance to the nearest neighbour. A ratio above
+    QUANTISED_NOISE_RATIO sets the flag `quantised`.
 
     Source: this project.
     Bias: upward by about sqrt(3), because the bound of the rounding error is used instead of its standard deviation.

@@ -12,7 +12,7 @@ from pipeline.geometry.group_estimates import Radii, estimate_columns, mean_over
 from pipeline.geometry.layer import Layer, MetricValues
 
 HEADLINE_NAMES = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90", "id_lb20")
-"""Columns with a standard error and a list per group."""
+"""Columns with a standard error (`_se`) and a list of the estimates of each group (`_groups`)."""
 COLUMNS = (
     *(f"{name}{end}" for name in HEADLINE_NAMES for end in ("", "_se", "_groups")),
     *("id_gride_k", "id_gride", "id_gride_se", "id_gride_4_groups", "id_gride_16_groups"),
@@ -23,15 +23,16 @@ COLUMNS = (
 TIMING_COLUMN = "knn_s"
 NEWTON_STEPS = 50
 GROUPED_SCALES = (4, 16)
-"""Scales k of GRIDE with a list per group."""
+"""Scales k at which GRIDE has a column with the estimates of each group."""
 FRACTIONS = tuple(i / 10 for i in range(1, 11))
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group: means over groups of contexts; `_se` = sd / sqrt(groups), null with one group.
+    """Return the columns of this group.
 
-    A value is null, or missing from a curve, if no group has enough points and untied distances (see
-    `usable_group_radii`).
+    A value is the mean of the estimates of all groups of contexts, and `_se` is sd / sqrt(groups), or null with one
+    group. Medians and quantiles are over the points of all groups. All columns are null if no group is usable (see
+    `usable_group_radii`). A value is also null, or missing from a curve, if no group has a finite estimate.
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     groups = usable_group_radii(layer)
@@ -48,9 +49,13 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def id_twonn(radii: Radii) -> float:
-    """Return TwoNN: slope through the origin of -log(1 - i/N) over the lowest 90 % of sorted log mu; mu = r2 / r1.
+    """Return the TwoNN estimate from the ratios mu = r2 / r1 of the distances to the two nearest neighbours.
 
-    `radii` are float64 `[points, k >= 2]`, ascending. Relative standard deviation 1.7 % at N = 4096.
+    It is the slope of the line through the origin that is fitted to -log(1 - i/N) as a function of the i-th smallest
+    log mu, over the lowest 90 % of N points. Its relative standard deviation is 1.7 % at N = 4096.
+
+    Args:
+        radii: neighbour distances, float64 `[points, k >= 2]`, ascending in each row.
 
     Source: Facco et al. 2017 (arXiv 1803.06992).
     Bias: downward above about ten dimensions because of the boundary, by 15 % at d = 20 and 30 % at d = 50 for
@@ -61,9 +66,9 @@ def id_twonn(radii: Radii) -> float:
 
 
 def id_mle(radii: Radii) -> float:
-    """Return the maximum likelihood estimate for TwoNN's model, (N - 1) / sum log mu.
+    """Return the maximum likelihood estimate for the model of `id_twonn`, (N - 1) / sum log mu with mu = r2 / r1.
 
-    Relative standard deviation 1.6 % at N = 4096, the smallest of these estimators.
+    Its relative standard deviation is 1.6 % at N = 4096 points, the smallest of these estimators.
 
     Source: Denti et al. 2022 (arXiv 2104.13832), the unbiased estimator for Facco's model.
     Bias: as `id_twonn`; the far tail of mu (noise, near-duplicate pairs) causes a further downward bias.
@@ -73,7 +78,7 @@ def id_mle(radii: Radii) -> float:
 
 
 def id_mle_c50(radii: Radii) -> float:
-    """Return the maximum likelihood estimate from the lowest half of mu; the upper half is right-censored.
+    """Return the maximum likelihood estimate from the lowest half of mu = r2 / r1; the upper half is right-censored.
 
     Source: type-II censored Pareto likelihood; scikit-dimension's `mle` with discard_fraction 0.5.
     Bias: as `id_twonn`, less affected by the tail; relative standard deviation 2.2 % at N = 4096.
@@ -82,7 +87,7 @@ def id_mle_c50(radii: Radii) -> float:
 
 
 def id_mle_c90(radii: Radii) -> float:
-    """Return the maximum likelihood estimate from the lowest 90 % of mu; the upper 10 % are right-censored.
+    """Return the maximum likelihood estimate from the lowest 90 % of mu = r2 / r1; the upper 10 % are right-censored.
 
     Source: type-II censored Pareto likelihood; scikit-dimension's `mle` with discard_fraction 0.1.
     Bias: as `id_twonn`, less affected by the farthest tail; relative standard deviation 1.7 % at N = 4096.
@@ -91,9 +96,10 @@ def id_mle_c90(radii: Radii) -> float:
 
 
 def id_lb20(radii: Radii) -> float:
-    """Return the Levina-Bickel estimate with 20 neighbours (or all if a point has fewer), averaged over inverses.
+    """Return the Levina-Bickel estimate with 20 neighbours (or all, if there are fewer).
 
-    The scale is larger than that of TwoNN, and the variance a quarter of TwoNN's.
+    It is the inverse of the mean of 1 / (local dimension) over points. Its scale is larger than that of TwoNN, and its
+    variance a quarter of TwoNN's.
 
     Source: Levina and Bickel 2004; averaged as in MacKay and Ghahramani 2005.
     Bias: boundary and curvature have a larger effect than on `id_twonn`: on the benchmark manifolds the mean error is
@@ -103,10 +109,11 @@ def id_lb20(radii: Radii) -> float:
 
 
 def id_local_quantiles(layer: Layer, radii: list[Radii]) -> list[float] | None:
-    """Return quantiles of the local dimension over the points of all groups, at MU_PROBABILITIES.
+    """Return the quantiles of the local dimension over the points of all groups, at MU_PROBABILITIES.
 
-    The local dimension is the Levina-Bickel estimate at one point, 1 / mean log(r_20 / r_j) over the nearer neighbours
-    j < 20. Points whose 20 neighbours are all at one distance are left out (`tied_distances`); None if none is left.
+    The local dimension is the Levina-Bickel estimate at one point: 1 / mean of log(r_20 / r_j) over the nearer
+    neighbours j < 20. Points whose 20 neighbours are all at one distance are left out (flag `tied_distances`). The
+    result is None if no point is left.
 
     Source: Levina and Bickel 2004.
     Bias: the estimate at one point has a relative standard deviation of 23 %, so that quantiles spread even if the
@@ -125,9 +132,9 @@ def id_local_quantiles(layer: Layer, radii: list[Radii]) -> list[float] | None:
 def id_gride(radii: Radii, k: int) -> float:
     """Return the GRIDE estimate of the dimension at the scale of k neighbours: maximum likelihood of r_2k / r_k.
 
-    At k = 1 this is TwoNN's N / sum log mu. Infinite if all ratios are 1. Noise, the boundary, finite N and the finite
-    extent of a curved manifold can make the curve over k fall: a noiseless Gaussian of 20 dimensions falls from 17.4 to
-    13.4. Curvature and clusters can make it rise.
+    At k = 1 this is N / sum log mu of TwoNN's model. It is infinite if all ratios are 1. Noise, the boundary, finite N
+    and the finite extent of a curved manifold can make the curve over k fall: on a noiseless Gaussian of 20 dimensions,
+    it falls from 17.4 to 13.4. Curvature and clusters can make it rise.
 
     Source: Denti et al. 2022 (arXiv 2104.13832).
     Bias: as `id_twonn`; bias from boundary and curvature grows with k, and bias from noise decreases.
@@ -150,7 +157,9 @@ def id_gride(radii: Radii, k: int) -> float:
 
 
 def id_fraction(radii: Radii, fraction: float) -> float:
-    """Return the TwoNN slope over the lowest `fraction` of mu; for Pareto-distributed mu the curve is flat.
+    """Return the slope of `id_twonn` over the lowest `fraction` of mu = r2 / r1, instead of the lowest 90 %.
+
+    If mu has a Pareto distribution, the slope is the same at all fractions.
 
     Source: Facco et al. 2017 (arXiv 1803.06992), at fractions 0.1 ... 1.0 instead of 0.9 alone.
     Bias: as `id_twonn`; relative standard deviation 5 % at fraction 0.1 and N = 4096.
@@ -160,7 +169,7 @@ def id_fraction(radii: Radii, fraction: float) -> float:
 
 
 def id_ks(radii: Radii) -> float:
-    """Return the Kolmogorov-Smirnov distance between mu and the Pareto law with exponent `id_mle`.
+    """Return the Kolmogorov-Smirnov distance between mu = r2 / r1 and the Pareto distribution of exponent `id_mle`.
 
     Source: Kolmogorov-Smirnov statistic; the distribution of mu is from Facco et al. 2017.
     Bias: the exponent is fitted and points are dependent, so 1.36 / sqrt(N) is not the 5 % critical value; the distance
@@ -173,7 +182,7 @@ def id_ks(radii: Radii) -> float:
 
 
 def r1_median(radii: Radii) -> float:
-    """Return the median distance to the first neighbour over all groups.
+    """Return the median distance to the first neighbour over the points of all groups.
 
     Source: a quantile.
     Bias: falls with the number of points, as N^(-1/d).
@@ -182,7 +191,7 @@ def r1_median(radii: Radii) -> float:
 
 
 def r2_median(radii: Radii) -> float:
-    """Return the median distance to the second neighbour over all groups.
+    """Return the median distance to the second neighbour over the points of all groups.
 
     Source: a quantile.
     Bias: falls with the number of points, as N^(-1/d).
@@ -191,7 +200,7 @@ def r2_median(radii: Radii) -> float:
 
 
 def mu_quantiles(radii: Radii) -> list[float]:
-    """Return the quantiles of mu = r2 / r1 at MU_PROBABILITIES over all groups.
+    """Return the quantiles of mu = r2 / r1 over the points of all groups, at MU_PROBABILITIES.
 
     Source: quantiles; the quantiles of a Pareto distribution are (1 - p)^(-1/d).
     Bias: none.
@@ -201,7 +210,10 @@ def mu_quantiles(radii: Radii) -> list[float]:
 
 
 def _inverse_local_dimension(radii: Radii) -> Float64[Tensor, " points"]:
-    """Return the mean of log(r_k / r_j) over the neighbours j < k of each point; k = 20, or all if there are fewer."""
+    """Return the inverse local dimension of each point: mean of log(r_k / r_j) over its neighbours j < k.
+
+    k is 20, or the number of neighbours if that is smaller.
+    """
     near = radii[:, :20]
     return (near[:, -1:] / near[:, :-1]).log().mean(1)
 
@@ -211,7 +223,7 @@ def _log_mu(radii: Radii) -> Float64[Tensor, " points"]:
 
 
 def _slope(log_mu: Float64[Tensor, " points"], fitted: int) -> float:
-    """Return the least-squares slope through the origin over the `fitted` lowest values; not finite if all are zero."""
+    """Return the least-squares slope through the origin over the `fitted` lowest values; not finite if these are 0."""
     x = log_mu[:fitted]
     y = -torch.log1p(-torch.arange(1, fitted + 1, device=x.device, dtype=torch.float64) / len(log_mu))
     return float((x * y).sum() / x.square().sum())
@@ -223,7 +235,10 @@ def _censored(log_mu: Float64[Tensor, " points"], fraction: float) -> float:
 
 
 def _gride_curve(layer: Layer, groups: list[Radii | None]) -> MetricValues:
-    """Return `id_gride` at k = 1, 2, 4 ... up to the recipe's k, as long as every group has 2k neighbours."""
+    """Return the columns of GRIDE at scales k = 1, 2, 4 ... up to the recipe's k.
+
+    Scales for which some group has fewer than 2k neighbours are left out.
+    """
     columns = min(r.shape[1] for r in groups if r is not None)
     scales = [2**i for i in range(layer.recipe.k.bit_length()) if 2 ** (i + 1) <= columns]
     curve = {k: mean_over_groups(layer, [None if r is None else id_gride(r, k) for r in groups]) for k in scales}
@@ -238,7 +253,7 @@ def _gride_curve(layer: Layer, groups: list[Radii | None]) -> MetricValues:
 
 
 def _fraction_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
-    """Return `id_fraction_value` at every fraction with a finite estimate."""
+    """Return two columns: the fractions at which a group has a finite estimate, and the means over groups there."""
     curve = [(f, mean_over_groups(layer, [id_fraction(r, f) for r in radii])[0]) for f in FRACTIONS]
     found = [(f, value) for f, value in curve if value is not None]
     return {"id_fraction": [f for f, _ in found], "id_fraction_value": [value for _, value in found]}

@@ -17,7 +17,8 @@ COLUMNS = (
 )
 TIMING_COLUMN = "spectrum_s"
 TOKENS_PER_DIM = 5
-"""Tokens per dimension below which the in-sample R^2 of unrelated layers exceeds 0.2."""
+"""Number of tokens per dimension below which the in-sample R^2 of two unrelated layers exceeds 0.2; fewer set the flag
+`few_tokens_per_dim`."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class LinearFit:
     weights: Float64[Tensor, "dim next"]
     """Map A, restricted to directions of x above the noise floor."""
     cross: Float64[Tensor, "dim next"]
+    """Sum of x y^T."""
     target_sum_of_squares: float
     """Sum of |y - mean y|^2."""
     residual_sum_of_squares: float
@@ -34,10 +36,13 @@ class LinearFit:
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group; null if no layer follows.
+    """Return the columns of this group.
 
-    Also null if this or the next layer does not vary (`constant_layer`, `next_layer_constant`) or has non-finite rows
-    (`nonfinite_rows`), because the two layers would then not cover the same tokens.
+    All are null if no layer follows, or if this layer does not vary (flag `constant_layer` or `too_few_tokens`). They
+    are also null if one of the two layers has non-finite rows (flag `nonfinite_rows`), because the layers then do not
+    cover the same tokens. The `linearity` columns are also null if the next layer does not vary (flag
+    `next_layer_constant`), and those with `_no_sink` if the tokens other than sinks do not vary (flag
+    `too_few_ordinary_tokens`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     following = layer.moments.next_layer
@@ -61,9 +66,9 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def linearity(layer: Layer, fit: LinearFit) -> float | None:
-    """Return the in-sample R^2 of the best linear map to the next layer, on centered rows.
+    """Return the in-sample R^2 of the best linear map from this layer to the next one, on centered rows.
 
-    None if the next layer is constant (`next_layer_constant`).
+    It is None if the next layer is constant (flag `next_layer_constant`).
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
     Bias: near 1 if the residual stream or a few sink tokens dominate (`_no_sink` excludes sinks); for unrelated layers
@@ -76,10 +81,11 @@ def linearity(layer: Layer, fit: LinearFit) -> float | None:
 
 
 def linearity_groups(population: Population, fit: LinearFit, target: list[Moments]) -> list[float | None]:
-    """Return the leave-one-group-out values of `linearity` to first order, with the map fitted to all groups.
+    """Return `linearity` with one group of contexts left out at a time, to first order, one value per group.
 
-    The derivative of the residual with respect to the best map is zero, so the error is of second order. A value is
-    None if the next layer does not vary without the group.
+    The map stays the one that is fitted to all groups. The derivative of the residual with respect to the best map is
+    zero, so this causes an error of only second order. A value is None if this or the next layer does not vary over the
+    other groups.
 
     Source: delete-a-group jackknife over disjoint groups of contexts.
     Bias: as `linearity`.
@@ -92,10 +98,15 @@ def linearity_groups(population: Population, fit: LinearFit, target: list[Moment
 
 
 def linearity_residual(layer: Layer, after: Moments, fit: LinearFit) -> float | None:
-    """Return R^2 of the best linear map to the increment y - x, which excludes the residual stream.
+    """Return R^2 of the best linear map from x to the increment y - x, which excludes the residual stream.
 
-    The residual equals that of `linearity`, because A - 1 is as linear as A; only the variance to be explained is
-    smaller. None if the widths differ (`width_changes`) or the increment is zero (`no_increment`).
+    The residual is that of `linearity`, because A - 1 is as linear as A; only the variance to be explained is now that
+    of the increment. The result is None if the two layers have different widths (flag `width_changes`) or the
+    increment is zero (flag `no_increment`).
+
+    Args:
+        after: moments of y, the next layer, over all tokens.
+        fit: map A from x to y over all tokens.
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), without the residual component.
     Bias: for unrelated layers the value is dim / (N - 1), so use N >= 5 dim.
@@ -113,7 +124,7 @@ def linearity_residual(layer: Layer, after: Moments, fit: LinearFit) -> float | 
 
 
 def _fit(population: Population, after: Moments) -> LinearFit:
-    """Solve least squares with the eigenvectors of the covariance, without directions below the noise floor."""
+    """Return the least-squares map, computed from the eigenvectors of the covariance above the noise floor."""
     before, (values, vectors) = population.pooled, population.covariance_eigen
     assert vectors is not None, "a layer with a next layer has eigenvectors"
     cross = _centered_cross(population.sums.pooled_cross_scatter, before, after)

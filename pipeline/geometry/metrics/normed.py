@@ -1,7 +1,7 @@
-"""Geometry of the points after the input norm of the next block; in post-norm models, of the unchanged points.
+"""Geometry of the points after the input norm of the next block. In post-norm models, the points are unchanged.
 
-Comparisons of pre-norm with post-norm models need these columns, because the residual stream of a pre-norm model is not
-normalised.
+A comparison of a pre-norm with a post-norm model needs these columns, because the residual stream of a pre-norm model
+is not normalised.
 """
 
 import torch
@@ -28,10 +28,10 @@ NEIGHBORS = 2
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group; null if no block follows.
+    """Return the columns of this group; all are null if no block follows.
 
-    Anisotropy and cosine are also null if the finite points do not vary; the dimension is also null if no group has 100
-    distinct points (`too_few_normed_points`).
+    Anisotropy and cosine are also null if the finite points do not vary, and the dimension if no group has 100 distinct
+    points. Both cases set the flag `too_few_normed_points`.
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     if layer.read_by_next is None:
@@ -47,7 +47,7 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def anisotropy_normed(population: Population) -> MetricValues:
-    """Return `anisotropy` of the normed points, its standard error and its leave-one-group-out values.
+    """Return the columns with `anisotropy` of the normed points, its standard error and leave-one-group-out values.
 
     Source: this project; for pre-norm blocks see Xiong et al. 2020 (arXiv 2002.04745).
     Bias: as `anisotropy`, with the number of points for N. After the norm, sinks are as long as other tokens.
@@ -57,7 +57,7 @@ def anisotropy_normed(population: Population) -> MetricValues:
 
 
 def cosine_mean_normed(population: Population) -> MetricValues:
-    """Return `cosine_mean` of the normed points, its standard error and its leave-one-group-out values.
+    """Return the columns with `cosine_mean` of the normed points, its standard error and leave-one-group-out values.
 
     Source: as `anisotropy_normed`.
     Bias: as `cosine_mean`.
@@ -66,7 +66,10 @@ def cosine_mean_normed(population: Population) -> MetricValues:
 
 
 def id_twonn_normed(layer: Layer, groups: list[Tensor]) -> MetricValues:
-    """Return `id_twonn` of the normed points, its standard error, and the estimate of each group.
+    """Return the columns with `id_twonn` of the normed points, its standard error and the estimate of each group.
+
+    Args:
+        groups: normed points `[points, dim]` of each group.
 
     Source: as `anisotropy_normed`.
     Bias: as `id_twonn`.
@@ -78,7 +81,7 @@ def id_twonn_normed(layer: Layer, groups: list[Tensor]) -> MetricValues:
 
 
 def _population(groups: list[Tensor]) -> Population:
-    """Return float64 sums of the finite points about their mean, one per group."""
+    """Return the population of the finite points, with float64 sums about their mean for each group."""
     shift = torch.cat(groups).to(torch.float64).mean(0)
     moments = [Moments.empty(shift) for _ in groups]
     for sums, points in zip(moments, groups, strict=True):

@@ -20,7 +20,11 @@ TOP_DIMS = 3
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group; null without tokens (`too_few_tokens`) or variance (`constant_layer`)."""
+    """Return the columns of this group.
+
+    All are null without tokens (flag `too_few_tokens`). Mean cosines are also null with fewer than two non-zero tokens
+    (flag `too_few_tokens` or `too_few_ordinary_tokens`), and the top dimensions if the layer does not vary.
+    """
     row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.every.pooled.count:
         layer.flags.add("too_few_tokens")
@@ -49,7 +53,13 @@ def _cosine_columns(layer: Layer, population: Population, suffix: str, flag: str
 def whole_and_without(
     population: Population, metric: Callable[[DirectionSums, int], float | None]
 ) -> tuple[float | None, list[float | None]]:
-    """Return the metric of all groups together, and its leave-one-group-out values (an empty list for one group)."""
+    """Return the metric of all groups together, and the list of its values with one group left out at a time.
+
+    The list is empty if there is only one group.
+
+    Args:
+        metric: function of the sums over tokens and the number of tokens.
+    """
     groups = list(zip(population.sums.directions, (m.count for m in population.sums.moments), strict=True))
     whole, count = functools.reduce(operator.add, (sums for sums, _ in groups)), population.pooled.count
     without = [metric(whole - sums, count - n) for sums, n in groups] if len(groups) > 1 else []
@@ -57,9 +67,9 @@ def whole_and_without(
 
 
 def cosine_mean(sums: DirectionSums, count: int) -> float | None:
-    """Return the exact mean cosine over all pairs of non-zero tokens: (|sum u|^2 - N) / (N (N - 1)), u = x / |x|.
+    """Return the exact mean cosine over all pairs of non-zero tokens, or None with fewer than two such tokens.
 
-    None with fewer than two non-zero tokens.
+    It is (|sum u|^2 - N) / (N (N - 1)) with the directions u = x / |x| of the N non-zero tokens; `count` is not used.
 
     Source: Ethayarajh 2019 (arXiv 1909.00512), who averages over a sample of pairs.
     Bias: a few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404). The standard error
@@ -79,9 +89,10 @@ def norm_mean(sums: DirectionSums, count: int) -> float | None:
 
 
 def norm_median(layer: Layer) -> float:
-    """Return the median norm of a token, the lower of the middle two for an even count.
+    """Return the median norm of a token; with an even number of tokens, the lower of the two middle norms.
 
-    Exact up to 262,144 tokens; with more tokens, the median of a sample at equally spaced ranks of every 2048 tokens.
+    It is exact up to 262,144 tokens. With more tokens, it is the median of a sample, which has the norms at equally
+    spaced ranks of every 2048 tokens.
 
     Source: a quantile.
     Bias: none; sampling adds 5 % of the median's standard error at one million tokens, and up to 100 % at 16 million.
@@ -108,7 +119,7 @@ def abs_max(layer: Layer) -> float:
 
 
 def abs_median(layer: Layer) -> float | None:
-    """Return the median absolute coordinate of the first 512 tokens; None if no token is finite.
+    """Return the median absolute coordinate of the first 512 tokens; None if none of them is finite.
 
     `abs_max` divided by `abs_median` is the size of the massive activations.
 
@@ -120,7 +131,7 @@ def abs_median(layer: Layer) -> float | None:
 
 
 def top_dims(layer: Layer) -> tuple[list[int], list[float]]:
-    """Return the three coordinates with the largest variance and their shares of the total variance.
+    """Return the indices of the three coordinates with the largest variance, and their shares of the total variance.
 
     Source: rogue dimensions, Timkey and van Schijndel 2021 (arXiv 2109.04404).
     Bias: upward if all variances are equal, since the largest of many shares is selected.

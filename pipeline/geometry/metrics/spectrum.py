@@ -1,7 +1,8 @@
 """Spectrum: eigenvalues, participation ratio, effective ranks and decay exponent, with and without sink tokens.
 
 Effective ranks and alpha use only eigenvalues above the noise floor; the flag `spectrum_floor` is set if this excludes
-any. Leave-one-group-out values, for the standard errors, use the same number of eigenvalues, each to first order.
+any. Standard errors come from leave-one-group-out values. These use the same number of eigenvalues, and compute each
+eigenvalue to first order.
 """
 
 import torch
@@ -32,9 +33,10 @@ Eigenvalues = Float64[Tensor, " _values"]
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group; null if the layer does not vary (`constant_layer`, `too_few_tokens`).
+    """Return the columns of this group.
 
-    The `_no_sink` columns are null if the tokens other than sinks do not vary (`too_few_ordinary_tokens`).
+    All are null if the layer does not vary (flag `constant_layer` or `too_few_tokens`). The `_no_sink` columns are also
+    null if the tokens other than sinks do not vary (flag `too_few_ordinary_tokens`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     for suffix, population in layer.populations.items():
@@ -54,7 +56,7 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def _ratios(layer: Layer, population: Population, end: str) -> MetricValues:
-    """Return the columns that exist both for all tokens and without sinks."""
+    """Return the columns that exist both for all tokens and without sinks; `end` is their suffix, "" or "_no_sink"."""
     sigma, lambda_ = population.second_moment_eigen.values, population.covariance_eigen.values
     n_sigma, n_lambda = (population.count_above_floor(values) for values in (sigma, lambda_))
     if n_sigma < len(sigma) or n_lambda < len(lambda_):
@@ -75,7 +77,7 @@ def _ratios(layer: Layer, population: Population, end: str) -> MetricValues:
 
 
 def _alpha_columns(layer: Layer, end: str, values: Eigenvalues, without: list[Eigenvalues | None]) -> MetricValues:
-    """Return the columns of the fit; leave-one-group-out fits use the same ranks."""
+    """Return the columns of the fit of alpha. Fits with one group left out use the same ranks as that of all groups."""
     lo, hi = ALPHA_RANKS[0], min(ALPHA_RANKS[1], len(values))
     row: MetricValues = {} if end else {"alpha_r2": None}
     row |= {f"alpha{end}_lo": None, f"alpha{end}_hi": None} | jackknife_columns(f"alpha{end}", None, [])
@@ -99,7 +101,9 @@ def top_eigenvalues(values: Eigenvalues) -> list[float]:
 
 
 def participation_ratio(covariance: Float64[Tensor, "dim dim"]) -> float:
-    """Return (sum lambda)^2 / sum lambda^2, centered; IsoScore is (PR - 1) / (dim - 1).
+    """Return PR = (sum lambda)^2 / sum lambda^2 over the eigenvalues lambda of the centered covariance.
+
+    IsoScore is (PR - 1) / (dim - 1).
 
     Source: Gao et al. 2017 (bioRxiv 214262).
     Bias: 1/PR is too large by about 1/N, so PR is too small; see `participation_ratio_corrected`. A single sink token
@@ -109,10 +113,10 @@ def participation_ratio(covariance: Float64[Tensor, "dim dim"]) -> float:
 
 
 def participation_ratio_corrected(moments: Moments) -> float | None:
-    """Return the ratio of unbiased estimates of (sum lambda)^2 and sum lambda^2.
+    """Return the ratio of unbiased estimates of (sum lambda)^2 and sum lambda^2 (see `participation_ratio`).
 
-    Both are averages over all choices of four different tokens, computed from sums about the shift. None with fewer
-    than four tokens or if the estimate of the denominator is not positive.
+    Both estimates are averages over all choices of four different tokens, computed from sums about the shift. The
+    result is None with fewer than four tokens, or if the estimate of the denominator is not positive.
 
     Source: Chun et al. 2025 (arXiv 2509.26560), corrected for rows.
     Bias: tokens of one context are not independent, so part of the bias of `participation_ratio` remains.
@@ -139,7 +143,7 @@ def participation_ratio_corrected(moments: Moments) -> float | None:
 
 
 def effective_rank_sigma(values: Eigenvalues) -> float:
-    """Return exp of the entropy of sigma / sum sigma, sigma the singular values of the uncentered matrix.
+    """Return exp of the entropy of sigma / sum sigma, where sigma are the singular values of the uncentered matrix.
 
     The value is larger than `effective_rank_lambda` if tokens are spread, and smaller if a mean direction dominates.
 
@@ -153,7 +157,7 @@ def effective_rank_sigma(values: Eigenvalues) -> float:
 
 
 def effective_rank_lambda(values: Eigenvalues) -> float:
-    """Return exp of the entropy of lambda / sum lambda, centered.
+    """Return exp of the entropy of lambda / sum lambda, where lambda are the eigenvalues of the centered covariance.
 
     Source: Roy and Vetterli 2007, on eigenvalues as in Li et al. 2025 (arXiv 2509.23024).
     Bias: downward: the value cannot exceed N - 1, and for an isotropic cloud with N = 4 dim it is 88 % of dim.
@@ -162,10 +166,11 @@ def effective_rank_lambda(values: Eigenvalues) -> float:
 
 
 def alpha(values: Eigenvalues, lo: int, hi: int) -> tuple[float, float]:
-    """Return the decay exponent (negative slope of log lambda on log rank) and the R^2 of the fit.
+    """Return the decay exponent of the eigenvalues (negative slope of log lambda on log rank) and the R^2 of the fit.
 
-    Least squares with weights 1 / rank over ranks `lo` to `hi`: 12..100, or up to the last eigenvalue above the noise
-    floor; there is no fit with fewer than eight ranks (`alpha_range`).
+    The fit is least squares with weights 1 / rank over the ranks from `lo` to `hi`. In the columns, these are 12 to
+    100, or 12 to the last eigenvalue above the noise floor. With fewer than eight ranks there is no fit (flag
+    `alpha_range`).
 
     Source: Stringer et al. 2019 (Nature 571, 361); alpha-ReQ, Agrawal et al. 2022.
     Bias: upward if N is not many times dim; the range affects the value, so compare only equal ranges.
@@ -176,7 +181,7 @@ def alpha(values: Eigenvalues, lo: int, hi: int) -> tuple[float, float]:
 
 
 def pca(values: Eigenvalues, share: float) -> int:
-    """Return the number of principal components that carry this share of the variance.
+    """Return the smallest number of principal components that together carry this share of the variance.
 
     Source: principal component analysis.
     Bias: downward if N is not many times dim; sink tokens can reduce the number to 1.
@@ -186,7 +191,7 @@ def pca(values: Eigenvalues, share: float) -> int:
 
 
 def eigenvalue_ranks(population: Population) -> list[int]:
-    """Return up to 64 different ranks, log-spaced from 1 to the width.
+    """Return up to 64 different ranks of eigenvalues, log-spaced from 1 to dim.
 
     Source: a grid.
     Bias: none.
@@ -206,7 +211,7 @@ def eigenvalues_at_ranks(values: Eigenvalues, ranks: list[int]) -> list[float]:
 
 
 def marchenko_pastur_edge(population: Population) -> float:
-    """Return v (1 + sqrt(dim / N))^2 with v the mean variance of a coordinate.
+    """Return v (1 + sqrt(dim / N))^2, where v is the mean variance of a coordinate and N the number of tokens.
 
     Eigenvalues above this edge are larger than any eigenvalue of isotropic noise with the same total variance.
 
@@ -223,7 +228,7 @@ def _exp_entropy(weights: Float64[Tensor, " kept"]) -> float:
 
 
 def _line(x: Tensor, y: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Return slope and R^2 of the weighted least-squares line; R^2 of a constant y is 1."""
+    """Return the slope and the R^2 of the weighted least-squares line; the R^2 of a constant y is 1."""
     weight = weight / weight.sum()
     x, y = x - weight @ x, y - weight @ y
     slope = (weight * x) @ y / ((weight * x) @ x)

@@ -14,9 +14,10 @@ TIMING_COLUMN = "knn_s"
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group; null without `surrogate` in the recipe or without a measurable group.
+    """Return the columns of this group.
 
-    Also null if the tokens other than sinks do not vary (`too_few_ordinary_tokens`).
+    All are null if the recipe does not set `surrogate`, if no group is usable (see `usable_group_radii`), or if the
+    tokens other than sinks do not vary (flag `too_few_ordinary_tokens`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.recipe.surrogate or not layer.ordinary_varies:
@@ -26,7 +27,12 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def id_twonn_gaussian(layer: Layer, radii: list[Radii | None]) -> MetricValues:
-    """Return `id_twonn` of the surrogate, its standard error and its groups, as a reference for the layer's value.
+    """Return the columns with `id_twonn` of the surrogate, its standard error and the estimate of each group.
+
+    The value is a reference for `id_twonn` of the layer.
+
+    Args:
+        radii: neighbour distances of the surrogate of each group.
 
     Source: this project; a surrogate that keeps only the covariance, after Theiler et al. 1992.
     Bias: as `id_twonn`, at the surrogate's higher dimension. The covariance excludes sinks: one sink in 256 would
@@ -36,7 +42,7 @@ def id_twonn_gaussian(layer: Layer, radii: list[Radii | None]) -> MetricValues:
 
 
 def id_mle_gaussian(layer: Layer, radii: list[Radii | None]) -> MetricValues:
-    """Return `id_mle` of the surrogate, its standard error and its groups.
+    """Return the columns with `id_mle` of the surrogate, its standard error and the estimate of each group.
 
     Source: as `id_twonn_gaussian`.
     Bias: as `id_mle`, at the surrogate's higher dimension; sinks are left out as in `id_twonn_gaussian`.
@@ -45,7 +51,9 @@ def id_mle_gaussian(layer: Layer, radii: list[Radii | None]) -> MetricValues:
 
 
 def _surrogates(layer: Layer) -> list[Radii | None]:
-    """Return, per group, the neighbour distances of as many Gaussian points; None for a group that is not measurable.
+    """For each group, draw as many Gaussian points as it has, and return their neighbour distances.
+
+    An item is None for a group that is unusable (see `usable_group_radii`).
 
     Points are drawn along the principal axes and without the mean, because distances depend on neither rotation nor
     mean. All layers of a cell use the same random numbers, so layers differ by their spectra and not by the draw.

@@ -16,10 +16,10 @@ NEIGHBORS = 2
 
 
 def measure(layer: Layer) -> MetricValues:
-    """Return the columns of this group; null without token ids (`no_token_ids`).
+    """Return the columns of this group; all are null without token ids (flag `no_token_ids`).
 
-    The dimensions are also null if no group has 100 token types (`too_few_types`), or if all distances are tied
-    (`tied_distances`).
+    The dimensions are also null if no group has 100 token types (flag `too_few_types`), or if the distances to the two
+    nearest neighbours are equal at every point (flag `tied_distances`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.cloud.has_token_ids:
@@ -33,7 +33,10 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def n_types(graphs: list[NeighborGraph]) -> int:
-    """Return the number of different token ids among the points of each group, summed over groups.
+    """Return the number of distinct token ids among the points of a group, summed over groups.
+
+    Args:
+        graphs: for each group, the graph of one point per token id.
 
     Source: a count.
     Bias: none.
@@ -44,8 +47,8 @@ def n_types(graphs: list[NeighborGraph]) -> int:
 def id_twonn_types(radii: Tensor) -> float:
     """Return `id_twonn` on at most one point per token id and group.
 
-    If the value exceeds `id_twonn`, the latter is partly the dimension of clusters of one token. The point of each id
-    is drawn with the recipe's seed, as far as possible the same point in every layer and checkpoint.
+    If the value exceeds `id_twonn`, then `id_twonn` is partly the dimension of clusters of one token. The point of each
+    token id is drawn with the recipe's seed; as far as possible, it is the same in every layer and checkpoint.
 
     Source: this project.
     Bias: as `id_twonn`, with fewer points and thus at a larger scale.
@@ -63,7 +66,10 @@ def id_mle_types(radii: Tensor) -> float:
 
 
 def _graphs_of_types(layer: Layer) -> list[NeighborGraph]:
-    """Return the graph of each group on one point per token id: the first in a random order of all points."""
+    """For each group, return its graph restricted to one point per token id.
+
+    This is the point that comes first, among those with its token id, in a random order of all points of the cloud.
+    """
     generator = torch.Generator().manual_seed(layer.recipe.seed)
     order = torch.randperm(len(layer.cloud), generator=generator).to(layer.cloud.token_ids.device)
     return [
@@ -75,7 +81,14 @@ def _graphs_of_types(layer: Layer) -> list[NeighborGraph]:
 def _one_per_type(
     graph: NeighborGraph, order: Int[Tensor, " members"], tokens: Int[Tensor, " members"]
 ) -> Bool[Tensor, " kept"]:
-    """Return the mask of the graph's points that come first in `order` among the points with their token id."""
+    """Return a mask over the kept points of the graph that is True for one point per token id.
+
+    Among the kept points with one token id, this is the point with the smallest number in `order`.
+
+    Args:
+        order: a different random number for each point of the group.
+        tokens: token id of each point of the group.
+    """
     ranked = order[graph.point_indices].argsort()
     chosen = torch.zeros_like(graph.resolved)
     chosen[ranked[first_of_each(tokens[graph.point_indices][ranked])]] = True
