@@ -6,8 +6,9 @@ Command: python -m jobs.olmo --lake LAKE [--models '*-early-training'] [--steps 
 Bytes: 1.48e9 parameters, 4 bytes each: 304 x 4 x 1.48e9 = 1.8e12, 6e9 at a time.
 GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
 304 x 2 x 1.48e9 x 1.31e6 / 4e13 / 3600 = 8.2. Metrics are not included.
-Expect: at the last layer a fall, growth and compression, as in Pythia (Li et al., arXiv 2509.23024, which measures
-OLMo 2). OLMo 2 normalises the outputs of its sublayers, so a dome here is not specific to pre-norm residual streams.
+Expect: the effective rank of the last layer falls, grows, then falls again (compression), as in Pythia (Li et al.,
+arXiv 2509.23024, which measures OLMo 2). OLMo 2 normalises the outputs of its sublayers, so a dome here is not specific
+to pre-norm residual streams.
 """
 
 from pipeline.cli import run_job_module

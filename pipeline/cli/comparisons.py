@@ -72,6 +72,7 @@ def compare(
 
     With --population, A is compared with the other runs of the same model size, which may be runs of the same model.
     The comparison is made per layer and step with the band of these runs: their median, and their percentiles 5 to 95.
+
     Example: shapelake compare MODEL@step1000 MODEL@step2000 --lake lake
     """
     corpora = [name.strip() for name in corpus.split(",") if name.strip()]

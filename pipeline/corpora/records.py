@@ -92,9 +92,10 @@ def _read_parquet(path: Path, field: str) -> Iterator[str]:
             raise CorpusError(
                 where, f"{found}{_listed(list(is_text))}", _advice([n for n, ok in is_text.items() if ok])
             )
-        for batch in file.iter_batches(BATCH_ROWS, columns=[field]):
-            for row, text in enumerate(batch.column(0).to_pylist()):
-                yield _text({field: text}, field, f"row {row} of a batch of {where}")
+        batches = file.iter_batches(BATCH_ROWS, columns=[field])
+        texts = (text for batch in batches for text in batch.column(0).to_pylist())
+        for number, text in enumerate(texts, start=1):
+            yield _text({field: text}, field, f"row {number} of {where}")
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -103,9 +103,20 @@ def to_tensor(name: str, value: Any) -> Tensor:
 
 def _native(array: np.ndarray) -> np.ndarray:
     """Return the array in a form that torch accepts: native byte order, contiguous and writable."""
-    if array.dtype == object:
-        array = array.astype(np.float64)  # a DataFrame whose columns have several types
+    if array.dtype == object:  # a DataFrame whose columns have several types
+        array = _numbers_of(array)
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return array if array.flags.writeable else array.copy()
+
+
+def _numbers_of(objects: np.ndarray) -> np.ndarray:
+    """Convert Python numbers to int64 if all are integers, else to float64; ValueError if one is not kept exactly."""
+    whole = all(isinstance(value, int) for value in objects.flat)
+    found = objects.astype(np.int64 if whole else np.float64)
+    for value, kept in zip(objects.flat, found.flat, strict=True):
+        is_nan = value != value
+        if not (is_nan or value == kept.item()):
+            raise ValueError(f"{value!r} is no number that {found.dtype} keeps exactly")
+    return found

@@ -99,7 +99,11 @@ def _similarity_tables(found: Comparison) -> list[ReportTable]:
 
 
 def write_population(found: Population, path: str | Path, uri: str) -> Path:
-    """Write the page of a run against the band of its size; UsageError if `path` is not a writable .html file."""
+    """Write the page that compares one training run with the band of the other runs of the same model size.
+
+    Raises:
+        UsageError: `path` is not a writable .html file.
+    """
     lead = f"{found.run} against {len(found.others)} other runs of its size: {', '.join(found.others)}."
     charts = draw_population_charts(found)
     table = _table(found.rows, "The run, and the band of the others. Rows without a layer are means over the blocks.")

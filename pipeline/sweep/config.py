@@ -72,7 +72,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ComposerError(None, None, "aliases are not supported", self.peek_event().start_mark)
+            found = "a value that begins with * is an alias, which is not supported: put a glob in quotes"
+            raise ComposerError(None, None, found, self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 

@@ -74,6 +74,7 @@ def test_integers_are_the_floats_of_the_same_values(integers: str) -> None:
         GROUPS.astype(np.uint8)[::-1].copy()[::-1],
         pd.Series(GROUPS),
         pl.Series(GROUPS),
+        (2**60 + GROUPS).astype(object),
     ],
 )
 def test_every_form_of_labels(labels: Any, expected: dict[str, object]) -> None:
@@ -117,6 +118,10 @@ def test_large_and_small_values_change_no_scale_free_metric(scale: float) -> Non
         ([["a", "b"]], {}, "points: cannot be read as numbers"),
         (pd.DataFrame({"x": [1.0], "y": ["a"]}), {}, "points: cannot be read as numbers"),
         (np.ma.masked_array(POINTS, POINTS > 1), {}, "some values are masked"),
+        (POINTS.astype(object).astype(str).astype(object), {}, "is no number"),
+        (POINTS, {"token_ids": np.array([None, *range(239)], object)}, "None is no number"),
+        (POINTS, {"token_ids": np.array([0.0, 2**53 + 1, *range(238)], object)}, "9007199254740993 is no number"),
+        (POINTS, {"token_ids": np.array([2**70, *range(239)], object)}, "token_ids: cannot be read as numbers"),
         (None, {}, "points: an array of shape|cannot be read as numbers"),
     ],
 )

@@ -127,7 +127,7 @@ def same_context_share(layer: Layer) -> float | None:
     (flag `no_contexts`) or without points (flag `too_few_points`).
 
     Source: this project; for the two regimes of nearest-neighbour dimensions see Osman et al. 2026 (arXiv 2608.14361).
-    Bias: none; the share falls if a group has more contexts with fewer points each.
+    Bias: none, but the share itself falls if a group has more contexts with fewer points each.
     """
     if not layer.cloud.has_context_ids:
         layer.flags.add("no_contexts")
@@ -136,12 +136,12 @@ def same_context_share(layer: Layer) -> float | None:
 
 
 def same_token_share(layer: Layer) -> float | None:
-    """Return the share of the first and second neighbours that have the same token id as their point.
+    """Return the share of the first and second neighbours whose token id is that of the point itself.
 
     The share is None without token ids (flag `no_token_ids`) or without points (flag `too_few_points`).
 
     Source: this project.
-    Bias: none; the share grows with the number of points.
+    Bias: none, but the share itself grows with the number of points.
     """
     if not layer.cloud.has_token_ids:
         layer.flags.add("no_token_ids")

@@ -94,8 +94,8 @@ def top_eigenvalues(values: Eigenvalues) -> list[float]:
     """Return the 32 largest eigenvalues of the centered covariance, or all if there are fewer.
 
     Source: principal component analysis.
-    Bias: a true eigenvalue l among unit variances gives l (1 + g / (l - 1)) with g = dim / N, so upward for large
-        eigenvalues; downward for small ones.
+    Bias: upward for large eigenvalues, downward for small ones. If all other eigenvalues are 1, an eigenvalue l above
+        1 + sqrt(g) is estimated as about l (1 + g / (l - 1)), where g = dim / N and N is the number of tokens.
     """
     return values[:N_TOP_EIGENVALUES].tolist()
 
