@@ -31,7 +31,7 @@ class Local(StrictModel):
     """Regular expression that reads the names of the subfolders, with a group `step` or `tokens`; None = the names have
     a form that `catalog.revision_names` knows."""
     base: str | None = None
-    """Model that LoRA adapters in the folder are merged into: a folder, or REPO@REVISION on the Hub."""
+    """Model into which LoRA adapters in the folder are merged: a folder, or REPO@REVISION on the Hub."""
 
     @field_validator("pattern")
     @classmethod
@@ -53,10 +53,16 @@ class Local(StrictModel):
     def resolve_paths(self, folder: Path) -> "Local":
         """Return a copy whose relative paths are resolved against `folder`; a `base` on the Hub stays as it is."""
         resolve = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
-        base = resolve(self.base)
         paths = {"local": resolve(self.local), "tokenizer": resolve(self.tokenizer)}
-        is_path = base and (Path(base).is_dir() or not REPO_REVISION.fullmatch(str(self.base)))
-        return self.model_copy(update={**paths, "base": base if is_path else self.base})
+        return self.model_copy(update={**paths, "base": _resolve_base(self.base, folder)})
+
+
+def _resolve_base(name: str | None, folder: Path) -> str | None:
+    """Return the absolute path of a base model, or its name unchanged if it is a repo on the Hub."""
+    if name is None:
+        return None
+    path = (folder / Path(name).expanduser()).resolve()
+    return str(path) if path.is_dir() or not REPO_REVISION.fullmatch(name) else name
 
 
 class Hub(StrictModel):
@@ -69,18 +75,21 @@ class Hub(StrictModel):
     tokenizer: str | None = None
     """Repo or folder of the tokenizer; None = the repo that the catalogue names or, if it names none, the files of each
     checkpoint."""
+    base: str | None = None
+    """Model into which LoRA adapters in the repo are merged: a folder, or REPO@REVISION on the Hub."""
 
     @property
     def name(self) -> str:
         return self.model or self.hub
 
     def resolve_paths(self, folder: Path) -> "Hub":
-        """Return a copy whose `tokenizer` is an absolute path if it names a folder.
+        """Return a copy whose `tokenizer` and `base` are absolute paths if they name folders.
 
-        A relative path is resolved against `folder`. If there is no such folder, `tokenizer` stays a repo name.
+        A relative path is resolved against `folder`. If there is no such folder, the name of a repo stays as it is.
         """
         path = (folder / Path(self.tokenizer).expanduser()).resolve() if self.tokenizer else None
-        return self.model_copy(update={"tokenizer": str(path)}) if path and path.is_dir() else self
+        tokenizer = str(path) if path and path.is_dir() else self.tokenizer
+        return self.model_copy(update={"tokenizer": tokenizer, "base": _resolve_base(self.base, folder)})
 
 
 class Members(StrictModel):

@@ -58,5 +58,5 @@ def describe_adapter(files: "CheckpointFiles") -> tuple[str, str]:
     named = raw.get("base_model_name_or_path")
     base = named if isinstance(named, str) and named else "FOLDER or REPO@REVISION"
     stated = f", and {ADAPTER_CONFIG} names {base}" if base is named else ""
-    do = f"Name its base model: {{local: FOLDER, base: {base}}}, or --base {base}"
+    do = f"Name its base model: base: {base} beside local or hub in the sweep, or --base {base}"
     return f"a peft adapter without a base model{stated}", do

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -116,19 +116,26 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True, has_base: bo
         has_base: True if the source names a base model, into which an adapter is merged.
     """
     if has_base and is_adapter_alone(files):
-        return why_not_mergeable(read_adapter_config(files))
+        weights = (find_adapter_weights(files) or "",)
+        return why_not_mergeable(read_adapter_config(files)) or (None if pickles else _why_no_pickle(weights))
     weights = list_weight_files(files)
     absent = [name for name in weights if name not in files.names]
     if not weights:
         return describe_missing_weights(files)[0]
     if CONFIG_FILE not in files.names:
         return f"no {CONFIG_FILE}"
-    if not pickles and (pickle := next((name for name in weights if not name.endswith(SAFETENSORS_SUFFIXES)), None)):
-        return f"{pickle} is a pickle, and the catalogue does not allow pickles for this family"
+    if not pickles and (reason := _why_no_pickle(weights)):
+        return reason
     if len(weights) == 1 and weights[0].endswith(".json"):
         return f"{weights[0]} lists no shards"
     n_shards = len(weights) - weights[0].endswith(".json")
     return f"{len(absent)} of {n_shards} shards absent: {absent[0]}" if absent else None
+
+
+def _why_no_pickle(weights: Sequence[str]) -> str | None:
+    """Return the reason to refuse the first of these files that is a pickle; None if there is none."""
+    pickle = next((name for name in weights if not name.endswith(SAFETENSORS_SUFFIXES)), None)
+    return f"{pickle} is a pickle, and the catalogue does not allow pickles for this family" if pickle else None
 
 
 def describe_missing_weights(files: CheckpointFiles) -> tuple[str, str]:
@@ -144,6 +151,10 @@ def describe_missing_weights(files: CheckpointFiles) -> tuple[str, str]:
 def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
     """Return the names of the tokenizer files."""
     return _matching(frozenset(files.names), TOKENIZER_PATTERNS)
+
+
+def is_tokenizer_file(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in TOKENIZER_PATTERNS)
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:

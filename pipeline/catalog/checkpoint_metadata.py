@@ -7,7 +7,7 @@ from pipeline.catalog.architectures import bytes_per_parameter, count_blocks, in
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles
 from pipeline.catalog.digests import FileHashes
 from pipeline.catalog.revision_names import TrainingPoint
-from pipeline.spec import ModelKind
+from pipeline.spec import Checkpoint, ModelKind
 
 
 class ConfigFacts(NamedTuple):
@@ -31,6 +31,17 @@ def build_checkpoint_fields(files: CheckpointFiles, hashes: FileHashes, point: T
         **{"step": point.step, "tokens_seen": point.tokens, "tokens_source": point.tokens_source},
         **{"stage": point.stage, "run": point.run, **hashes.digests},
     }
+
+
+def put_on_base(adapter: Checkpoint, base: Checkpoint, own_tokenizer: bool) -> Checkpoint:
+    """Return the adapter's checkpoint with the fields that it takes from its base model.
+
+    These are the kinds, the sizes and the location of the base model, and its tokenizer if the adapter has none.
+    """
+    names = ["kinds", "n_params", "n_blocks"]
+    names += [] if own_tokenizer else ["tokenizer_path", "tokenizer_remote", "tokenizer_digest"]
+    fields = {name: getattr(base, name) for name in names}
+    return adapter.model_copy(update={**fields, "base_path": base.path, "base_remote": base.remote})
 
 
 def _read_facts(files: CheckpointFiles, hashes: FileHashes) -> ConfigFacts:

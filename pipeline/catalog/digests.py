@@ -44,7 +44,7 @@ class FileHashes(NamedTuple):
         Args:
             base: digests of the base model, if the files are an adapter without whole weights.
         """
-        weights, config = _measured_files(files, base is not None)
+        weights, config = list_measured_files(files, base is not None)
         own = checkpoint_files.list_tokenizer_files(tokenizer)
         return cls(files.location, _shas(files, weights), _shas(files, config), _shas(tokenizer, own), base)
 
@@ -82,7 +82,7 @@ def bytes_to_hash(files: CheckpointFiles, has_base: bool = False) -> int:
     Args:
         has_base: True if the source names a base model, into which an adapter is merged.
     """
-    weights, config = _measured_files(files, has_base and checkpoint_files.is_adapter_alone(files))
+    weights, config = list_measured_files(files, has_base and checkpoint_files.is_adapter_alone(files))
     return sum(files.size(name) for name in (*weights, *config) if name in files.names)
 
 
@@ -137,7 +137,7 @@ class FileStates(NamedTuple):
             raise FilesChangedError(asked, found, "Run the sweep again when no process writes to the folder")
 
 
-def _measured_files(files: CheckpointFiles, is_adapter: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def list_measured_files(files: CheckpointFiles, is_adapter: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (names of the weight files, name of the config in a tuple), of a whole model or of an adapter."""
     if is_adapter:
         return tuple(filter(None, (find_adapter_weights(files),))), (ADAPTER_CONFIG,)
@@ -145,7 +145,7 @@ def _measured_files(files: CheckpointFiles, is_adapter: bool) -> tuple[tuple[str
 
 
 def _present(files: LocalFolder, is_adapter: bool) -> list[str]:
-    return [name for names in _measured_files(files, is_adapter) for name in names if name in files.names]
+    return [name for names in list_measured_files(files, is_adapter) for name in names if name in files.names]
 
 
 def _shas(files: CheckpointFiles, names: Sequence[str]) -> dict[str, str]:

@@ -63,7 +63,9 @@ def read_histories(opened: Sequence[OpenedSource]) -> tuple[History, ...]:
     if on_hub := [source for source in opened if not isinstance(source, Local)]:
         from pipeline.catalog import hub_discovery
 
-        found |= dict(zip(map(id, on_hub), hub_discovery.read_histories(on_hub), strict=True))
+        names = {one.source.base for one in on_hub if isinstance(one.source, Hub) and one.source.base}
+        bases = {name: find_base(name) for name in sorted(names)}
+        found |= dict(zip(map(id, on_hub), hub_discovery.read_histories(on_hub, bases), strict=True))
     return tuple(history for source in opened for history in found[id(source)])
 
 
@@ -99,4 +101,4 @@ def resolve_checkpoint(source: Hub, revision: str = "main") -> Checkpoint:
     """
     from pipeline.catalog import hub_discovery
 
-    return hub_discovery.resolve_checkpoint(source, revision)
+    return hub_discovery.resolve_checkpoint(source, revision, find_base(source.base) if source.base else None)

@@ -5,7 +5,7 @@ tree (list of files). The names of branches, tags or subfolders are parsed by th
 of a commit has the sha256 of every weight file; config and tokenizer files are small and are downloaded.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import commonprefix
@@ -57,8 +57,11 @@ def open_sources(sources: Sequence[Hub | Members], models: str) -> list[SourceRe
     return [SourceRepos(source, {name: repos[name] for name in own}) for source, own in zip(sources, ids, strict=True)]
 
 
-def read_histories(opened: Sequence[SourceRepos]) -> list[tuple[History, ...]]:
+def read_histories(opened: Sequence[SourceRepos], bases: Mapping[str, Checkpoint]) -> list[tuple[History, ...]]:
     """Return one tuple of histories per opened source.
+
+    Args:
+        bases: base models of adapters, by the names in the sources.
 
     The trees of all commits of all sources are fetched first, so that the progress display knows the number of
     requests.
@@ -66,26 +69,29 @@ def read_histories(opened: Sequence[SourceRepos]) -> list[tuple[History, ...]]:
     resolver = RevisionResolver()
     label = f"Listing the files of {_label([one.source for one in opened])}"
     resolver.fetch_trees([ref for one in opened for ref in one.refs], label)
-    return [_source_histories(one, resolver) for one in opened]
+    return [_source_histories(one, resolver, bases) for one in opened]
 
 
 def _label(sources: Sequence[Hub | Members]) -> str:
     return sources[0].name if len(sources) == 1 else f"{len(sources)} sources"
 
 
-def _source_histories(opened: SourceRepos, resolver: RevisionResolver) -> tuple[History, ...]:
+def _source_histories(
+    opened: SourceRepos, resolver: RevisionResolver, bases: Mapping[str, Checkpoint]
+) -> tuple[History, ...]:
     source = opened.source
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
+    base = bases.get(source.base or "") if isinstance(source, Hub) else None
     by_model: dict[str, list[Repo]] = {}
     for repo in filter(None, opened.repos.values()):
         by_model.setdefault(repo.model, []).append(repo)
-    histories = [_history(name or model, group, resolver, tokenizer) for model, group in by_model.items()]
+    histories = [_history(name or model, group, resolver, tokenizer, base) for model, group in by_model.items()]
     absent = [id_ for id_, repo in opened.repos.items() if repo is None]
     return (*histories, *(History(id_, (), family_name=source.name, missing_on_hub=True) for id_ in absent))
 
 
-def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
-    """Return the checkpoint of a branch, a tag, a subfolder or a commit."""
+def resolve_checkpoint(source: Hub, revision: str, base: Checkpoint | None) -> Checkpoint:
+    """Return the checkpoint of a branch, a tag, a subfolder or a commit; an adapter is merged into `base`."""
     repo, resolver = open_repo(source.hub), RevisionResolver()
     revision = find_ref_name(repo, revision)
     is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
@@ -97,7 +103,7 @@ def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
     if match is None:
         raise UsageError(asked, "no such checkpoint", f"List the checkpoints with {listed}")
     match = match._replace(training_point=match.training_point or EMPTY_POINT)
-    resolved = resolver.resolve(source.model or repo.model, match, source.tokenizer)
+    resolved = resolver.resolve(source.model or repo.model, match, source.tokenizer, base)
     if resolved.checkpoint is None:
         found = resolved.state_reason or resolved.state
         raise UsageError(asked, found, f"Choose another revision from the list that {listed} prints")
@@ -159,11 +165,13 @@ def _search_hub(patterns: Iterable[str]) -> list[str]:
     return [repo for owner, prefix in common.items() for repo in hub_client.list_model_ids(owner, prefix)]
 
 
-def _history(model: str, repos: Sequence[Repo], resolver: RevisionResolver, tokenizer: str | None) -> History:
+def _history(
+    model: str, repos: Sequence[Repo], resolver: RevisionResolver, tokenizer: str | None, base: Checkpoint | None
+) -> History:
     refs = [ref for repo in repos for ref in list_revision_refs(repo)]
     expanded = resolver.expand_subfolders(refs, f"Reading {model}")
     tracked = track(expanded, f"Reading {model}", len(expanded), "revisions")
-    revisions = [resolver.resolve(model, ref, tokenizer) for ref in tracked]
+    revisions = [resolver.resolve(model, ref, tokenizer, base) for ref in tracked]
     first, ignored = repos[0], tuple(name for repo in repos for name in hub_refs.list_skipped_names(repo))
     formerly = first.requested_id if first.requested_id not in (first.refs.repo, model) else None
     revisions.sort(key=lambda revision: revision.sort_key)

@@ -12,7 +12,7 @@ from pipeline.catalog.checkpoint_files import (
     is_adapter_alone,
     unloadable_reason,
 )
-from pipeline.catalog.checkpoint_metadata import build_checkpoint_fields
+from pipeline.catalog.checkpoint_metadata import build_checkpoint_fields, put_on_base
 from pipeline.catalog.digests import FileHashes, base_digests, bytes_to_hash
 from pipeline.catalog.revision_names import TrainingPoint, parse_folder_name, parse_name, parse_with_pattern
 from pipeline.catalog.revisions import EMPTY_POINT, FINAL_ORDER, UNKNOWN_ORDER, History, Revision
@@ -95,19 +95,8 @@ def hash_checkpoint(
         **build_checkpoint_fields(files, hashes, point),
     )
     if base:
-        checkpoint = _on_base(checkpoint, base, own_tokenizer=tokenizer is not None or has_tokenizer(files))
+        checkpoint = put_on_base(checkpoint, base, own_tokenizer=tokenizer is not None or has_tokenizer(files))
     return checkpoint, hashes
-
-
-def _on_base(adapter: Checkpoint, base: Checkpoint, own_tokenizer: bool) -> Checkpoint:
-    """Return the adapter's checkpoint with the fields that it takes from its base model.
-
-    These are the kinds, the sizes and the location of the base model, and its tokenizer if the adapter has none.
-    """
-    names = ["kinds", "n_params", "n_blocks"]
-    names += [] if own_tokenizer else ["tokenizer_path", "tokenizer_remote", "tokenizer_digest"]
-    fields = {name: getattr(base, name) for name in names}
-    return adapter.model_copy(update={**fields, "base_path": base.path, "base_remote": base.remote})
 
 
 def inspect_checkpoint(folder: Path, tokenizer: str | None = None, base: Checkpoint | None = None) -> Checkpoint:

@@ -10,9 +10,9 @@ from threading import Event
 from typing import TypeVar
 
 from pipeline.catalog import checkpoint_files, hub_client
-from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles, LocalFolder, list_tokenizer_files
-from pipeline.catalog.checkpoint_metadata import build_checkpoint_fields
-from pipeline.catalog.digests import FileHashes
+from pipeline.catalog.checkpoint_files import CheckpointFiles, LocalFolder, is_tokenizer_file, list_tokenizer_files
+from pipeline.catalog.checkpoint_metadata import build_checkpoint_fields, put_on_base
+from pipeline.catalog.digests import FileHashes, base_digests, list_measured_files
 from pipeline.catalog.hub_client import Commit, TreeEntry
 from pipeline.catalog.hub_http import wait_silently
 from pipeline.catalog.hub_limits import RATE_LIMIT
@@ -75,11 +75,14 @@ class RevisionResolver:
             self._missing_commits.add(commit)
             return ()
 
-    def resolve(self, model: str, ref: RevisionRef, tokenizer: str | None = None) -> Revision:
+    def resolve(
+        self, model: str, ref: RevisionRef, tokenizer: str | None = None, base: Checkpoint | None = None
+    ) -> Revision:
         """Return the revision of a ref whose tree was loaded by `expand_subfolders`.
 
         Args:
             tokenizer: repo or folder that overrides the family's tokenizer.
+            base: model into which an adapter without whole weights is merged.
         """
         family, point = ref.repo.family, ref.training_point or EMPTY_POINT
         order = FINAL_ORDER if point == EMPTY_POINT else (0, family.sort_key(point))
@@ -91,7 +94,7 @@ class RevisionResolver:
             return replace(revision, state="NO_WEIGHTS", state_reason="the Hub does not have the commit that it lists")
         if self._is_access_denied(ref):
             return replace(revision, state="GATED", state_reason="gated, and access is not granted")
-        return self._resolve_files(model, ref, revision, tokenizer)
+        return self._resolve_files(model, ref, revision, tokenizer, base)
 
     def _is_access_denied(self, ref: RevisionRef) -> bool:
         repo = ref.repo.refs.repo
@@ -99,14 +102,21 @@ class RevisionResolver:
             self._access_denied[repo] = hub_client.is_access_denied(repo, ref.commit)
         return self._access_denied[repo]
 
-    def _resolve_files(self, model: str, ref: RevisionRef, revision: Revision, override: str | None) -> Revision:
+    def _resolve_files(
+        self, model: str, ref: RevisionRef, revision: Revision, override: str | None, base: Checkpoint | None
+    ) -> Revision:
         files = HubFolder(*_commit(ref), self._trees[_commit(ref)], self._shas, ref.subfolder)
-        if reason := checkpoint_files.unloadable_reason(files, pickles=ref.repo.family.weights == "bin"):
+        base = base if base and checkpoint_files.is_adapter_alone(files) else None
+        pickles = ref.repo.family.weights == "bin"
+        if reason := checkpoint_files.unloadable_reason(files, pickles, has_base=base is not None):
             return replace(revision, state="NO_WEIGHTS", state_reason=reason)
         tokenizer = self._tokenizer(ref, override) or files
         try:
-            hashes = FileHashes.from_files(files, tokenizer)
+            hashes = FileHashes.from_files(files, tokenizer, base and base_digests(base))
             checkpoint = _checkpoint(model, ref, files, tokenizer, hashes)
+            if base:
+                own_tokenizer = tokenizer is not files or checkpoint_files.has_tokenizer(files)
+                checkpoint = _fetch_tokenizer_of(base, put_on_base(checkpoint, base, own_tokenizer), own_tokenizer)
             return replace(revision, weight_hashes=hashes.weights, checkpoint=checkpoint)
         except NotFoundError as error:
             return replace(revision, state="NO_WEIGHTS", state_reason=f"listed, but {error.found}: {error.asked}")
@@ -191,18 +201,28 @@ def _checkpoint(
     model: str, ref: RevisionRef, files: HubFolder, tokenizer: CheckpointFiles, hashes: FileHashes
 ) -> Checkpoint:
     own = list_tokenizer_files(files) if tokenizer is files else ()
+    weights, config = list_measured_files(files, hashes.base is not None)
     family = ref.repo.family
     return Checkpoint(
         model=model,
         revision=ref.name,
         path="",
         tokenizer_path=tokenizer.location if isinstance(tokenizer, LocalFolder) else "",
-        remote=files.to_remote((CONFIG_FILE, *checkpoint_files.list_weight_files(files), *own)),
+        remote=files.to_remote((*config, *weights, *own)),
         tokenizer_remote=None if tokenizer is files else _remote(tokenizer),
         family=None if family.is_generic else family.name,
         commit_sha=ref.commit,
         **build_checkpoint_fields(files, hashes, ref.training_point or EMPTY_POINT),
     )
+
+
+def _fetch_tokenizer_of(base: Checkpoint, checkpoint: Checkpoint, own_tokenizer: bool) -> Checkpoint:
+    """Return the checkpoint with the tokenizer files of its base model as files to download, if it has none itself."""
+    remote = None if own_tokenizer or base.tokenizer_remote else base.remote
+    if remote is None:
+        return checkpoint
+    files = tuple(file for file in remote.files if is_tokenizer_file(file.path))
+    return checkpoint.model_copy(update={"tokenizer_remote": remote.model_copy(update={"files": files})})
 
 
 def _remote(tokenizer: CheckpointFiles) -> RemoteFiles | None:

@@ -19,7 +19,7 @@ def audit_histories(names: list[str], uri: str | None, base: str | None = None) 
     Args:
         names: local folders, families of the catalogue or Hub repos.
         uri: lake with which the revisions are compared and in which the audits are recorded; None = neither.
-        base: folder or REPO@REVISION of the model that adapters in local folders are merged into.
+        base: folder or REPO@REVISION of the model into which adapters of folders and repos are merged.
     """
     lake = None if uri is None else Lake.writable(uri)
     labels = [] if lake is None else lake.labels()
@@ -38,7 +38,7 @@ def parse_source_name(name: str, base: str | None = None) -> CheckpointSource:
         return Local(local=name, base=base)
     if name in {family.name for family in families.load_families()}:
         return Members(family=name)
-    return Hub(hub=name)
+    return Hub(hub=name, base=base)
 
 
 def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:

@@ -39,7 +39,7 @@ def measure_checkpoint(
 
     Args:
         name: a folder, or REPO@REVISION on the Hub.
-        base: folder or REPO@REVISION of the model into which an adapter in the folder is merged.
+        base: folder or REPO@REVISION of the model into which an adapter is merged.
     """
     checkpoint = _find_checkpoint(name, tokenizer, base)
     parsed_recipe, resources = parse_recipe(recipe), parse_resources(sets)
@@ -96,9 +96,7 @@ def _find_checkpoint(name: str, tokenizer: str | None, base: str | None) -> Chec
         return local_histories.inspect_checkpoint(
             Path(name).resolve(), folder, discovery.find_base(base) if base else None
         )
-    if base:
-        raise UsageError(f"--base {base}", f"{name} is not a folder", "Download the adapter, and name its folder")
-    return discovery.resolve_checkpoint(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
+    return discovery.resolve_checkpoint(Hub(hub=repo, tokenizer=tokenizer, base=base), revision or "main")
 
 
 def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:

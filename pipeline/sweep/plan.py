@@ -275,7 +275,8 @@ def reproduction_command(cell: Cell) -> str:
     words += ["--recipe", recipe.label if BUILT_IN_RECIPES.get(recipe.label) == recipe else fields]
     if checkpoint.is_adapter:
         words += ["--base", f"{base.repo}@{base.commit}" if base else checkpoint.base_path]
-    if tokenizer or checkpoint.tokenizer_path not in (checkpoint.path, checkpoint.base_path):
+    is_of_base = tokenizer and base and (tokenizer.repo, tokenizer.commit) == (base.repo, base.commit)
+    if not is_of_base and (tokenizer or checkpoint.tokenizer_path not in (checkpoint.path, checkpoint.base_path)):
         words += ["--tokenizer", tokenizer.repo if tokenizer else checkpoint.tokenizer_path]
     if len(checkpoint.kinds) > 1:
         words += ["--kind", cell.kind]

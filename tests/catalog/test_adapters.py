@@ -112,7 +112,7 @@ def test_a_plan_says_which_checkpoints_lack_a_base(tmp_path: Path, shapelake) ->
     assert "checkpoint-1 and checkpoint-2: a peft adapter without a base model" in " ".join(out.split())
     code, out, err = shapelake("run", sweep, "--lake", tmp_path / "lake", "--backend", "inline")
     assert code == 1
-    assert "Name its base model: {local: FOLDER, base: owner/base}" in " ".join((out + err).split())
+    assert "Name its base model: base: owner/base beside local or hub" in " ".join((out + err).split())
 
 
 def test_a_plan_says_which_adapters_cannot_be_merged(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Local LoRA adapters over a base model on the Hub: fetched with its tokenizer, measured, removed."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from pipeline.catalog.discovery import discover_histories, find_base
 from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.catalog.local_histories import inspect_checkpoint
+from pipeline.catalog.scratch import scratch_root
 from pipeline.errors import UsageError
-from pipeline.lake import Lake
+from pipeline.lake import Lake, open_lake
 from pipeline.spec import Local
 from pipeline.sweep.config import load_sweep
 from pipeline.sweep.plan import make_plan, reproduction_command
@@ -59,3 +61,55 @@ def test_a_sweep_fetches_the_base_and_measures_the_adapters(published: Path, tmp
 def test_a_repo_without_weights_is_no_base(published: Path) -> None:
     with pytest.raises(UsageError, match="owner/base"):
         find_base("owner/base")
+
+
+@pytest.fixture
+def adapters(hub: FakeHub, tmp_path: Path) -> Path:
+    """Publish three adapters as branches of owner/lora, and return the folder of their local copies."""
+    hub.repo("owner/lora").commit({"README.md": b"adapters"})
+    for step in (1, 2, 3):
+        folder = lora.write(tmp_path / "lora" / f"step{step}", lora.lora_tensors(SHAPES, seed=step))
+        hub.repo("owner/lora").commit({path.name: path.read_bytes() for path in folder.iterdir()}, branch=f"step{step}")
+    return tmp_path / "lora"
+
+
+def measured(lake: Lake) -> list[tuple]:
+    columns = "cell_id, revision, layer, anisotropy, id_twonn, loss"
+    return open_lake(lake.uri).sql(f"select {columns} from layers order by revision, layer").fetchall()
+
+
+@pytest.mark.parametrize("base", ["copy", "owner/base@v2"])
+def test_adapters_on_the_hub_are_measured_like_their_local_copies(
+    published: Path, adapters: Path, tmp_path: Path, shapelake, base: str
+) -> None:
+    lakes = []
+    for name, source in {"hub": {"hub": "owner/lora"}, "local": {"local": "lora", "model": "owner/lora"}}.items():
+        sweep = tiny.sweep_file(tmp_path, tmp_path, checkpoints=[source | {"base": base}])
+        lakes.append(Lake(str(tmp_path / name)))
+        code, out, err = shapelake("run", sweep, "--lake", lakes[-1].uri, "--backend", "inline")
+        assert code == 0, (out, err)
+    on_hub, local = map(measured, lakes)
+    assert {row[1] for row in on_hub} == {"step1", "step2", "step3"}
+    assert on_hub == local, "the digests, and so the cell ids, are those of the files"
+    assert not list(scratch_root().glob("*/base_path"))
+
+
+def test_an_adapter_on_the_hub_without_a_base_is_named_with_what_to_write(
+    published: Path, adapters: Path, tmp_path: Path, shapelake
+) -> None:
+    sweep = tiny.sweep_file(tmp_path, tmp_path, checkpoints=[{"hub": "owner/lora"}])
+    _, out, err = shapelake("plan", sweep, "--lake", tmp_path / "lake")
+    assert "a peft adapter without a base model" in out + err
+    with_base = tiny.sweep_file(tmp_path, tmp_path, checkpoints=[{"hub": "owner/lora", "base": "owner/base@v2"}])
+    cell = make_plan(load_sweep(str(with_base)), Lake(str(tmp_path / "lake"))).cells[0]
+    command = reproduction_command(cell)
+    assert "owner/lora@step1" in command
+    assert "--base owner/base@" in command
+    assert "--tokenizer" not in command
+
+
+def test_one_adapter_on_the_hub_is_measured_by_name(published: Path, adapters: Path, shapelake) -> None:
+    words = ("measure", "owner/lora@step1", "--base", "owner/base@v2", "--corpus", "random-uniform")
+    code, out, err = shapelake(*words, "--recipe", json.dumps(tiny.RECIPE), "--json")
+    assert code == 0, err
+    assert '"anisotropy"' in out
