@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64
 
 from pipeline.analysis.checkpoint_similarity import FEW_TOKENS, NO_GEOMETRY, name_left_out
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
@@ -16,24 +15,25 @@ from pipeline.analysis.one_shape import select_early_and_late
 from pipeline.analysis.recorded_cells import load_records, recorded_measures, select_recorded
 from pipeline.analysis.similarities import (
     NO_ERRORS_REASON,
+    MeanSimilarity,
     can_compare,
+    describe_bound,
     estimate_columns,
     expected_similarity,
     jackknife_estimate,
     mean_similarity,
     shared_tokens,
+    widen,
 )
 from pipeline.lake.cell_records import CellRecords
 from pipeline.similarity.record import ComparedTokens
 
 SMALL_CHANGE = 0.05
-"""Models count as not converged if a rise of their mean similarity by this much is excluded (95 %)."""
+"""A rise of the mean similarity by more than this supports convergence, a smaller one contradicts it (95 %)."""
 CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
 CLAIM = "models converge to one geometry in training"
 Run = tuple[str, CellRecords, CellRecords]
 """Name of a run, records of its early checkpoint, and records of its last checkpoint."""
-Mean = tuple[float, Float64[np.ndarray, " groups"]]
-"""Mean similarity of matched blocks, and the means with one group of contexts left out at a time."""
 
 
 def select_recorded_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
@@ -56,17 +56,18 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     - `corpus`, `recipe`
     - `measure`: `cka` or `overlap_4`
     - `verdict`:
-        - `converge`: the mean similarity rises significantly.
-        - `diverge`: the mean similarity falls significantly.
+        - `converge`: the mean similarity rises significantly, also for whole kernels.
+        - `diverge`: the mean similarity falls significantly, also for whole kernels.
         - `unchanged`: it does neither.
         - `too_few`: fewer than two decoders have records of the same tokens at both times, or no pair of them can be
           compared.
         - `no_errors`: there is only one group of contexts, or a mean has no value without one of the groups.
-    - `claim` (models converge to one geometry in training): `contradicts` if the upper limit of the change
-      is below 0.05; otherwise `supports` for converge and `undecided` for the rest
+    - `claim` (models converge to one geometry in training): `supports` if the change is surely above 0.05,
+      `contradicts` if it is surely below 0.05 (95 %, also for whole kernels), otherwise `undecided`
     - `early`, `late`: mean similarity over pairs of models and of matched blocks
     - `change`: `late` minus `early`
     - `early`, `late` and `change` have 95 % intervals in the columns with the endings `_low` and `_high`
+    - `bound`: largest difference of `change` from that of the CKA of whole kernels; 0 for overlaps
     - `unrelated`: expected similarity of unrelated layers
     - `models`: names of the decoders
     - `left_out`: models without geometry, and pairs with too few ordinary tokens, each with the reason
@@ -89,7 +90,7 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
 _TYPES: dict[str, Any] = dict.fromkeys(("corpus", "recipe", "measure", "verdict", "claim"), pl.String())
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("early", "late", "change") for end in ("", "_low", "_high")}
 _TYPES |= dict.fromkeys(("models", "left_out"), pl.List(pl.String()))
-_TYPES |= {"unrelated": pl.Float64(), "tokens": pl.Int64(), "rows": pl.Int64()}
+_TYPES |= {"bound": pl.Float64(), "unrelated": pl.Float64(), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
 def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
@@ -125,8 +126,8 @@ class Change(NamedTuple):
     """Similarity of two runs early and late in training, on the tokens that are ordinary in both runs at both times."""
 
     tokens: ComparedTokens
-    early: Mean
-    late: Mean
+    early: MeanSimilarity
+    late: MeanSimilarity
 
 
 def _compare_runs(part: pl.DataFrame, runs: list[Run], measure: str) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _compare_runs(part: pl.DataFrame, runs: list[Run], measure: str) -> dict[str
     without = [f"{name} ({NO_GEOMETRY})" for name in sorted({name for name, *_ in runs} - {run[0] for run in usable})]
     few = [f"{one} with {other} ({FEW_TOKENS})" for one, other, found in pairs if found is None]
     row |= {"left_out": without + few, "tokens": min((found.tokens.count for found in known), default=0)}
-    if not known or len({len(found.late[1]) for found in known}) > 1:
+    if not known or len({len(found.late.without) for found in known}) > 1:
         return row | {"verdict": TOO_FEW, "claim": UNDECIDED}
     return row | _summarize_changes(known, measure)
 
@@ -153,27 +154,32 @@ def _compare_pair(one: Run, other: Run, measure: str) -> Change | None:
         return None
     times = ((one[1], other[1]), (one[2], other[2]))
     early, late = (mean_similarity(a, b, match_blocks(a, b), tokens, measure) for a, b in times)
-    known = all(bool(np.isfinite(part).all()) for part in (*early, *late))
+    known = all(bool(np.isfinite(part).all()) for mean in (early, late) for part in (mean.value, mean.without))
     return Change(tokens, early, late) if known else None
 
 
 def _summarize_changes(pairs: list[Change], measure: str) -> dict[str, Any]:
     early, late = _average([each.early for each in pairs]), _average([each.late for each in pairs])
-    change = jackknife_estimate(late[0] - early[0], late[1] - early[1])
-    row = estimate_columns("early", jackknife_estimate(*early)) | estimate_columns("change", change)
-    unrelated = float(np.mean([expected_similarity(measure, each.tokens) for each in pairs]))
-    return row | estimate_columns("late", jackknife_estimate(*late)) | {"unrelated": unrelated} | _judge(change)
+    change = jackknife_estimate(late.value - early.value, late.without - early.without)
+    row = {"bound": early.bound + late.bound if np.isfinite(early.bound + late.bound) else None}
+    for name, mean in (("early", early), ("late", late)):
+        row |= estimate_columns(name, jackknife_estimate(mean.value, mean.without))
+    row |= estimate_columns("change", change)
+    row |= {"unrelated": float(np.mean([expected_similarity(measure, each.tokens) for each in pairs]))}
+    return row | _judge(widen(change, early.bound + late.bound))
 
 
-def _average(pairs: list[Mean]) -> Mean:
-    return float(np.mean([value for value, _ in pairs])), np.mean([without for _, without in pairs], axis=0)
+def _average(pairs: list[MeanSimilarity]) -> MeanSimilarity:
+    values, without, bounds = zip(*pairs, strict=True)
+    return MeanSimilarity(float(np.mean(values)), np.mean(without, axis=0), float(np.mean(bounds)))
 
 
 def _judge(change: Estimate) -> dict[str, str]:
+    """Judge a change whose limits hold for whole kernels."""
     if change.low is None or change.high is None:
         return {"verdict": NO_ERRORS, "claim": UNDECIDED}
     verdict = CONVERGE if change.low > 0 else DIVERGE if change.high < 0 else UNCHANGED
-    claim = CONTRADICTS if change.high < SMALL_CHANGE else SUPPORTS if change.low > 0 else UNDECIDED
+    claim = SUPPORTS if change.low > SMALL_CHANGE else CONTRADICTS if change.high < SMALL_CHANGE else UNDECIDED
     return {"verdict": verdict, "claim": claim}
 
 
@@ -192,6 +198,7 @@ def _describe(row: dict[str, Any]) -> str:
         NO_ERRORS: f"has no errors: {NO_ERRORS_REASON}",
     }[row["verdict"]]
     numbers = f"{format_interval(row, 'early')} early, {format_interval(row, 'late')} late"
+    numbers += describe_bound(row, "change")
     models, null = len(row["models"]), f"unrelated layers have {row['unrelated']:.3f}"
     what = f"The mean {row['measure']} of {models} decoders at matched depth {text}"
     return f"{what}: {numbers}; {null}. {describe_claim(row['claim'], CLAIM)}"

@@ -125,9 +125,9 @@ def _compare(one: Model, other: Model, measure: str) -> dict[str, Any]:
         return row | {"verdict": TOO_FEW}
     peak = mean_similarity(one.cell, other.cell, [(one.peak, other.peak)], tokens, measure)
     rest = mean_similarity(one.cell, other.cell, pairs, tokens, measure)
-    gain = jackknife_estimate(peak[0] - rest[0], peak[1] - rest[1])
-    row |= estimate_columns("at_peak", jackknife_estimate(*peak)) | estimate_columns("gain", gain)
-    return row | estimate_columns("elsewhere", jackknife_estimate(*rest)) | _judge(gain)
+    gain = jackknife_estimate(peak.value - rest.value, peak.without - rest.without)
+    row |= estimate_columns("at_peak", jackknife_estimate(peak.value, peak.without)) | estimate_columns("gain", gain)
+    return row | estimate_columns("elsewhere", jackknife_estimate(rest.value, rest.without)) | _judge(gain)
 
 
 def _judge(gain: Estimate) -> dict[str, str]:

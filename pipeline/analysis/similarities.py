@@ -5,8 +5,8 @@ function of several similarities on the same tokens is computed with each group 
 paired.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -109,19 +109,37 @@ def compare_layers(
     return Similarities(overlap.value, without, np.zeros_like(overlap.value))
 
 
+class MeanSimilarity(NamedTuple):
+    """Mean similarity over pairs of layers."""
+
+    value: float
+    without: Float64[np.ndarray, " groups"]
+    """Means with one group of contexts left out at a time; empty if there is only one group."""
+    bound: float
+    """Largest difference of the mean from that of the CKA of whole kernels; 0 for overlaps."""
+
+
 def mean_similarity(
     first: CellRecords, second: CellRecords, pairs: Sequence[tuple[int, int]], tokens: ComparedTokens, measure: str
-) -> tuple[float, Float64[np.ndarray, " groups"]]:
-    """Return the mean similarity over pairs of layers of two cells, and the means with one group left out at a time.
-
-    All values are NaN if there are no pairs. The second array is empty if there is only one group of contexts.
-    """
+) -> MeanSimilarity:
+    """Return the mean similarity over pairs of layers of two cells; all values are NaN if there are no pairs."""
     if not pairs:
         n_groups = len(tokens.groups)
-        return float("nan"), np.full(n_groups if n_groups > 1 else 0, np.nan)
+        return MeanSimilarity(float("nan"), np.full(n_groups if n_groups > 1 else 0, np.nan), float("nan"))
     rows, columns = [first.layers[a] for a, _ in pairs], [second.layers[b] for _, b in pairs]
     found = compare_layers(rows, columns, tokens, measure)
-    return float(np.diagonal(found.value).mean()), found.without.diagonal(0, 1, 2).mean(1)
+    value, bound = (float(np.diagonal(part).mean()) for part in (found.value, found.bound))
+    return MeanSimilarity(value, found.without.diagonal(0, 1, 2).mean(1), bound)
+
+
+def widen(estimate: Estimate, bound: float) -> Estimate:
+    """Return the estimate with limits that also hold if the value differs by up to `bound`.
+
+    A verdict on widened limits holds for whole kernels, of which records keep only the leading components.
+    """
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return Estimate(estimate.value, estimate.low - bound, estimate.high + bound)
 
 
 def expected_similarity(measure: str, tokens: ComparedTokens) -> float:
@@ -159,3 +177,10 @@ def estimate_columns(name: str, estimate: Estimate) -> dict[str, float | None]:
     """Return an estimate as columns NAME, NAME_low and NAME_high; a number that is not finite is null."""
     finite = [x if x is not None and np.isfinite(x) else None for x in estimate]
     return dict(zip((name, f"{name}_low", f"{name}_high"), finite, strict=True))
+
+
+def describe_bound(row: Mapping[str, Any], what: str) -> str:
+    """Return words in parentheses on `bound`, by which the whole kernels may differ; empty for overlaps."""
+    if row["measure"] != CKA or row["bound"] is None:
+        return ""
+    return f" (for whole kernels, the {what} may differ by {row['bound']:.3f} more)"

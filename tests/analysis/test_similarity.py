@@ -166,7 +166,7 @@ def test_a_model_without_geometry_is_left_out_of_the_convergence_and_named(tmp_p
 def test_nothing_is_paired_with_a_model_without_blocks():
     bare, whole = cell([np.ones((64, 8))] * 3), cell([cloud(np.random.default_rng(0))] * 3)
     assert match_blocks(bare, whole) == match_blocks(whole, bare) == []
-    value, without = mean_similarity(bare, whole, [], shared_tokens([bare, whole]), "cka")
+    value, without, _ = mean_similarity(bare, whole, [], shared_tokens([bare, whole]), "cka")
     assert np.isnan(value)
     assert np.isnan(without).all()
 
