@@ -13,6 +13,7 @@ from jobs.bench.timing import interleaved, timed
 from pipeline.analysis.similarities import HEADLINES, compare_layers
 from pipeline.geometry import record_layer
 from pipeline.measure import measure
+from pipeline.similarity.masked_kernels import compare_masked_layers
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 from pipeline.similarity.settings import Similarity
 
@@ -25,6 +26,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     yield from _cost_of_records(scale, device)
     if device == "cpu":
         yield _step_matrices(scale)
+        yield _step_matrices_of_moving_sinks(scale)
 
 
 def _cost_of_records(scale: Scale, device: str) -> Iterator[Comparison]:
@@ -50,6 +52,16 @@ def _step_matrices(scale: Scale) -> Comparison:
     history = [_random_record(seed) for seed in range(steps)]
     took = interleaved({"matrices": timed(lambda: [_compare(history, tokens) for _ in range(layers)])}, 2)
     work = f"step x step matrices of {layers} layers, CKA and overlap"
+    return within(Subject("similarity", work, steps), took["matrices"], 10.0, promised=scale.full)
+
+
+def _step_matrices_of_moving_sinks(scale: Scale) -> Comparison:
+    """Time the matrices if every checkpoint has sinks of its own, so that each pair has its own tokens."""
+    steps, layers = (PYTHIA_STEPS, PYTHIA_LAYERS) if scale.full else (12, 2)
+    history = [_random_record(seed) for seed in range(steps)]
+    ordinary = np.random.default_rng(0).random((steps, 512)) > 0.01
+    took = interleaved({"matrices": timed(lambda: compare_masked_layers([(history, ordinary)] * layers))}, 2)
+    work = f"step x step matrices of {layers} layers, CKA, sinks of each checkpoint differ"
     return within(Subject("similarity", work, steps), took["matrices"], 10.0, promised=scale.full)
 
 

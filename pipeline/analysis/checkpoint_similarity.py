@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int
 
-from pipeline.analysis.similarities import CKA, can_compare, compare_layers, shared_tokens
+from pipeline.analysis.similarities import can_compare, compare_layers, shared_tokens
 from pipeline.lake.cell_records import CellRecords
+from pipeline.similarity.masked_kernels import compare_masked_layers
 from pipeline.similarity.record import ComparedTokens
 
 NO_GEOMETRY, FEW_TOKENS = "no geometry", "too few ordinary tokens"
@@ -40,6 +41,8 @@ class Course(NamedTuple):
     """Similarity at each of these checkpoints."""
     without: Float64[np.ndarray, "groups checkpoints"]
     """Row g has the similarities with group g of the contexts left out; no rows if there is only one group."""
+    bound: Float64[np.ndarray, " checkpoints"]
+    """Largest difference of each similarity from the CKA of whole kernels; 0 for overlaps."""
 
 
 def select_comparable(cells: Sequence[CellRecords]) -> Comparable:
@@ -84,34 +87,37 @@ def measure_courses(cells: Sequence[CellRecords], measure: str) -> list[Course]:
 
 def _measure_course(cells: Sequence[CellRecords], tokens: Sequence[ComparedTokens], layer: int, measure: str) -> Course:
     last = cells[-1]
-    value = np.full(len(cells), np.nan)
+    value, bound = np.full((2, len(cells)), np.nan)
     n_groups = len(tokens[-1].groups)
     without = np.full((n_groups if n_groups > 1 else 0, len(cells)), np.nan)
     recorded = {i: tokens[i].keep for i, cell in enumerate(cells) if layer in cell.layers}
     for same in _group_equal_masks(recorded):
         records = [cells[i].layers[layer] for i in same]
         found = compare_layers(records, [last.layers[layer]], tokens[same[0]], measure)
-        value[same], without[:, same] = found.value[:, 0], found.without[:, :, 0]
+        value[same], without[:, same], bound[same] = found.value[:, 0], found.without[:, :, 0], found.bound[:, 0]
     at = np.flatnonzero(np.isfinite(value) & np.isfinite(without).all(0))
-    return Course(layer, last.depths[layer], at, value[at], without[:, at])
+    return Course(layer, last.depths[layer], at, value[at], without[:, at], bound[at])
 
 
 def compare_checkpoints(
-    cells: Sequence[CellRecords], layer: int, measure: str = CKA
-) -> Float64[np.ndarray, "checkpoints checkpoints"]:
-    """Return the similarity of every pair of checkpoints in one layer; NaN for a pair that cannot be compared."""
-    values = np.full((len(cells), len(cells)), np.nan)
-    groups = _group_equal_masks({i: cell.sinks for i, cell in enumerate(cells) if layer in cell.layers})
-    for number, first in enumerate(groups):
-        for second in groups[: number + 1]:
-            tokens = shared_tokens([cells[first[0]], cells[second[0]]])
-            if not can_compare(tokens):
-                continue
-            mine = [cells[i].layers[layer] for i in first]
-            theirs = mine if first is second else [cells[i].layers[layer] for i in second]
-            found = compare_layers(mine, theirs, tokens, measure, np.float32, errors=False).value
-            values[np.ix_(first, second)], values[np.ix_(second, first)] = found, found.T
-    return values
+    cells: Sequence[CellRecords], layers: Sequence[int]
+) -> list[Float64[np.ndarray, "checkpoints checkpoints"]]:
+    """Return, for each of these layers, the CKA of every pair of checkpoints, on the tokens that are ordinary in both.
+
+    It is NaN for a pair without records of the layer, or with too few such tokens.
+    """
+    recorded = [[i for i, cell in enumerate(cells) if layer in cell.layers] for layer in layers]
+    parts = [
+        ([cells[i].layers[layer] for i in at], np.stack([~cells[i].sinks for i in at]))
+        for layer, at in zip(layers, recorded, strict=True)
+        if at
+    ]
+    found = iter(compare_masked_layers(parts))
+    matrices = [np.full((len(cells), len(cells)), np.nan) for _ in layers]
+    for matrix, at in zip(matrices, recorded, strict=True):
+        if at:
+            matrix[np.ix_(at, at)] = next(found)
+    return matrices
 
 
 def _group_equal_masks(masks: Mapping[int, np.ndarray]) -> list[list[int]]:

@@ -21,10 +21,12 @@ from pipeline.analysis.similarities import (
     OVERLAPS,
     can_compare,
     compare_layers,
+    describe_bound,
     estimate_columns,
     expected_similarity,
     jackknife_estimate,
     shared_tokens,
+    widen,
 )
 from pipeline.lake.cell_records import CellRecords
 from pipeline.similarity.kernels import permuted_cka
@@ -48,16 +50,17 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
     - the keys of a history, `revision`
     - `measure`: `cka`, `overlap_1`, `overlap_4` or `overlap_16`
     - `verdict`:
-        - `graded`: the first and the last block are significantly less alike than neighbouring blocks.
-        - `one_geometry`: they are not; the fall of similarity is below 0.1 (95 %).
-        - `undecided`: neither is significant.
+        - `graded`: the first and the last block are significantly less alike than neighbouring blocks, also for whole
+          kernels.
+        - `one_geometry`: they are not; the fall of similarity is below 0.1 (95 %), also for whole kernels.
+        - `undecided`: neither holds.
         - `too_few`: there are fewer than 3 blocks or too few ordinary tokens, or a similarity has no value.
         - `no_errors`: there is only one group of contexts, or a similarity has no value without one of the groups.
     - `neighbours`: mean similarity of neighbouring blocks
     - `ends`: similarity of the first and the last block
     - `fall`: `neighbours` minus `ends`
     - `neighbours`, `ends` and `fall` have 95 % intervals in the columns with the endings `_low` and `_high`
-    - `bound`: for `cka`, largest possible distance of `ends` from the CKA of the whole kernels; 0 for overlaps
+    - `bound`: largest difference of `fall` from that of the CKA of whole kernels; 0 for overlaps
     - `unrelated`: expected similarity of unrelated layers
     - `p`: share of permutations of the tokens at which the first and the last block are at least as alike
     - `blocks`, `tokens`: numbers of blocks and of ordinary tokens
@@ -85,12 +88,12 @@ def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str
     fall = jackknife_estimate(near["value"] - ends["value"], near["without"] - ends["without"])
     row |= estimate_columns("neighbours", jackknife_estimate(**near))  # type: ignore[arg-type]
     row |= estimate_columns("ends", jackknife_estimate(**ends)) | estimate_columns("fall", fall)  # type: ignore[arg-type]
-    bound = found.bound[0, -1]
-    row |= {"bound": float(bound) if np.isfinite(bound) else None, "unrelated": expected_similarity(measure, tokens)}
+    bound = float(found.bound[0, -1] + np.diagonal(found.bound, 1).mean())
+    row |= {"bound": bound if np.isfinite(bound) else None, "unrelated": expected_similarity(measure, tokens)}
     row |= {"p": permutation_p(layers[0], layers[-1], tokens, measure, float(ends["value"]))}
     if not np.isfinite(fall.value):
         return row | {"verdict": TOO_FEW}
-    return row | {"verdict": _judge(fall) if has_groups(tokens) else NO_ERRORS}
+    return row | {"verdict": _judge(widen(fall, bound)) if has_groups(tokens) else NO_ERRORS}
 
 
 def permutation_p(
@@ -137,11 +140,10 @@ def _sentence(row: dict[str, Any]) -> str:
     text = {
         GRADED: "The first and the last block are significantly less alike than neighbouring blocks",
         ONE_GEOMETRY: "The first and the last block are as alike as neighbouring blocks, within 0.1",
-        UNDECIDED_YET: "The difference between the ends and neighbouring blocks is within error",
+        UNDECIDED_YET: "The difference between the ends and neighbouring blocks is within error or bound",
         NO_ERRORS: f"There are no errors: the records have one group of contexts, or {without}",
     }[row["verdict"]]
-    bound = f" (at most {row['bound']:.3f} from the CKA of whole kernels)" if row["measure"] == CKA else ""
-    ends = f"{row['measure']} of the ends {format_interval(row, 'ends')}{bound}"
-    ends += f", of neighbours {format_interval(row, 'neighbours')}"
+    ends = f"{row['measure']} of the ends {format_interval(row, 'ends')}"
+    ends += f", of neighbours {format_interval(row, 'neighbours')}{describe_bound(row, 'difference')}"
     null = f"Unrelated layers have {row['unrelated']:.3f}; p = {row['p']:.3f} by permutation of the tokens."
     return f"{text}: {ends}. {null}"

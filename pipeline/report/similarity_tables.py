@@ -51,9 +51,9 @@ def step_matrices(rows: pl.DataFrame) -> pl.DataFrame:
         chosen = _spread(len(steps), MAX_STEPS)
         cells, steps = [cells[i] for i in chosen], [steps[i] for i in chosen]
         blocks = cells[-1].blocks
-        for layer in (blocks[i] for i in _spread(len(blocks), LANDMARK_BLOCKS)):
+        layers = [blocks[i] for i in _spread(len(blocks), LANDMARK_BLOCKS)]
+        for layer, values in zip(layers, compare_checkpoints(cells, layers), strict=True):
             shared = about | {"panel": f"{about['history']}, block {layer}"}
-            values = compare_checkpoints(cells, layer)
             found += _cells_of(values, _count_tokens(cells), steps, shared, "step", "other_step")
     return pl.DataFrame(found, schema={**_SHARED, "step": pl.Int64(), "other_step": pl.Int64()})
 

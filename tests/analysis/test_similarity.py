@@ -138,7 +138,7 @@ def test_a_pair_of_checkpoints_uses_the_tokens_that_are_ordinary_in_both(tmp_pat
     found = compute_finding("settling", made.frame(rows)).filter(pl.col("layer").is_null())
     assert set(found["checkpoints"]) == {5}
     (course, *_) = measure_courses(cells, "cka")
-    matrix = compare_checkpoints(cells, 1)
+    (matrix,) = compare_checkpoints(cells, [1])
     for i, cell in enumerate(cells):
         one = similarity_of_records(cell, cells[-1], [(1, 1)]).row(0, named=True)
         assert course.value[i] == pytest.approx(one["cka"])
