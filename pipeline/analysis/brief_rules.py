@@ -22,6 +22,7 @@ from pipeline.analysis import (
     random_baselines,
     rearrangement,
     settling,
+    settling_sentences,
     sinks,
     trends,
 )
@@ -221,7 +222,7 @@ RULES: dict[str, BriefRule] = {
         sentences.settling,
         sentences.column("measure"),
         MEASURES,
-        settling.CLAIM,
+        settling_sentences.CLAIM,
         settling.SLOPE_LEVEL,
     ),
     "model_convergence": BriefRule(

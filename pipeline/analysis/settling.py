@@ -9,20 +9,29 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
-from pipeline.analysis.checkpoint_similarity import Course, measure_courses, name_left_out, select_comparable
-from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
+from pipeline.analysis.checkpoint_similarity import Course, measure_courses, select_comparable
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED
 from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
     LakeOrFrame,
     add_because_column,
-    format_interval,
     load_trained_blocks,
 )
 from pipeline.analysis.layer_similarity import permutation_p
 from pipeline.analysis.recorded_cells import has_groups, iter_recorded_histories, recorded_measures
+from pipeline.analysis.settling_sentences import (
+    LOWER_FIRST,
+    SAME_TIME,
+    SETTLES,
+    STILL,
+    TRUNCATED,
+    UNDECIDED_YET,
+    UNSETTLED,
+    UPPER_FIRST,
+    describe_settling,
+)
 from pipeline.analysis.similarities import (
-    NO_ERRORS_REASON,
     can_compare,
     compare_layers,
     estimate_columns,
@@ -33,6 +42,9 @@ from pipeline.analysis.similarities import (
 from pipeline.lake.cell_records import CellRecords
 from pipeline.similarity.record import ComparedTokens, LayerRecord, first_of_each
 
+MAX_BOUND = 0.02
+"""Largest difference from the CKA of whole kernels at which the order is judged. What the records leave out may change
+over training and differ between blocks, which shifts the times of settling."""
 SETTLED_SHARE = 0.95
 """A layer has settled when its similarity has risen by this share of the way from its first value to 1."""
 MIN_CHECKPOINTS = 4
@@ -42,10 +54,6 @@ TOGETHER = 1.0
 SLOPE_LEVEL = 0.98
 """Coverage of the interval of the slope. The jackknife interval is too narrow, since a settling time is no smooth
 function of the similarities: at 95 % it excludes a true slope of 0 in 7 to 9 % of simulated histories."""
-STILL, SETTLES, UNDECIDED_YET = "still", "settles", "undecided"
-UNSETTLED = "unsettled"
-LOWER_FIRST, UPPER_FIRST, SAME_TIME = "lower_first", "upper_first", "together"
-CLAIM = "lower layers settle first"
 
 
 def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
@@ -61,6 +69,8 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     - `layer`: layer of the block; null in the row of the whole history
     - `start_share`: first step as a share of the last step
     - `checkpoints`: number of compared checkpoints
+    - `bound`: largest difference of a similarity, before the last checkpoint, from the CKA of whole kernels; 0 for
+      overlaps
     - `left_out`: checkpoints without geometry or with too few ordinary tokens, each with the reason
     - `tokens`: number of tokens that are ordinary in both the first and the last checkpoint
     - `rows`: number of compared states of blocks
@@ -70,9 +80,10 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
 
     - `depth`
     - `verdict`:
-        - `still`: the similarity is above 0.95 at the first checkpoint already (95 %).
-        - `settles`: the similarity rises significantly from the first checkpoint to the last but one.
-        - `undecided`: the rise is within error.
+        - `still`: the similarity is above 0.95 at the first checkpoint already (95 %, also for whole kernels).
+        - `settles`: the similarity rises significantly from the first checkpoint to the last but one, also for whole
+          kernels.
+        - `undecided`: neither holds.
         - `no_errors`: there is only one group of contexts, or a similarity has no value without one of the groups.
     - `start`, `start_low`, `start_high`: similarity at the first checkpoint, with its 95 % interval
     - `start_null`: expected similarity of unrelated layers
@@ -96,10 +107,11 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
         - `undecided`: the slope is within error.
         - `unsettled`: a block settles only after the last but one checkpoint, so that its time depends on the end of
           the history.
+        - `truncated`: the CKA of whole kernels may differ by more than 0.02, so the times of settling are not known.
         - `too_few`: there are fewer than 4 checkpoints or 3 blocks.
         - `no_errors`: the slope has no interval.
     - `claim` (lower layers settle first): `supports` if the slope is significantly above one doubling, `contradicts` if
-      it is significantly below; else, and for unsettled, `undecided`
+      it is significantly below; else, and for unsettled and truncated, `undecided`
     """
     frame = load_trained_blocks(lake)
     found = [
@@ -109,7 +121,7 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
         for row in _summarize_history(rows, cells, measure)
     ]
     table = pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS, "measure", "layer", nulls_last=False)
-    return add_because_column(table, _sentence)
+    return add_because_column(table, describe_settling)
 
 
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "measure"), pl.String()) | {"layer": pl.Int64()}
@@ -118,7 +130,8 @@ _TYPES |= {f"{n}{end}": pl.Float64() for n in ("start", "settled_at", "slope") f
 _TYPES |= {
     name: pl.Float64() for name in ("start_null", "start_p", "start_types", "start_types_null", "settled_tokens")
 }
-_TYPES |= {"checkpoints": pl.Int64(), "left_out": pl.List(pl.String()), "tokens": pl.Int64(), "rows": pl.Int64()}
+_TYPES |= {"bound": pl.Float64(), "left_out": pl.List(pl.String())}
+_TYPES |= dict.fromkeys(("checkpoints", "tokens", "rows"), pl.Int64())
 
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
@@ -163,6 +176,7 @@ def _summarize_courses(rows: pl.DataFrame, cells: list[CellRecords], measure: st
     clock = np.log2(rows["step"].to_numpy().astype(float) + 1)
     courses = [course for course in measure_courses(cells, measure) if len(course.at) >= MIN_CHECKPOINTS]
     whole: dict[str, Any] = {"rows": max(sum(len(course.at) for course in courses), 1)}
+    whole |= {"bound": max((float(course.bound[:-1].max()) for course in courses), default=None)}
     whole |= _judge_order(courses, clock, shared_tokens([cells[-1]]))
     return [whole, *(_summarize_block(course, rows, cells, measure) for course in courses)]
 
@@ -174,11 +188,14 @@ def _summarize_block(course: Course, rows: pl.DataFrame, cells: list[CellRecords
     steps = rows["step"].to_numpy().astype(float)
     rise = jackknife_estimate(course.value[-2] - course.value[0], course.without[:, -2] - course.without[:, 0])
     start = jackknife_estimate(course.value[0], course.without[:, 0])
-    row |= {"checkpoints": len(cells), "tokens": tokens.count} | estimate_columns("start", start)
+    row |= {"checkpoints": len(cells), "tokens": tokens.count, "bound": float(course.bound[:-1].max())}
+    row |= estimate_columns("start", start)
     row |= _compare_ends(cells[0], cells[-1], course, tokens, measure) | _settling_columns(course, rows, steps)
     if not has_groups(tokens) or start.low is None or rise.low is None:
         return row | {"verdict": NO_ERRORS}
-    return row | {"verdict": STILL if start.low > SETTLED_SHARE else SETTLES if rise.low > 0 else UNDECIDED_YET}
+    is_still = start.low - course.bound[0] > SETTLED_SHARE
+    has_risen = rise.low - course.bound[0] - course.bound[-2] > 0
+    return row | {"verdict": STILL if is_still else SETTLES if has_risen else UNDECIDED_YET}
 
 
 def _compare_ends(
@@ -245,6 +262,8 @@ def _judge_order(
     parts = [fit_slope(courses, clock, group) for group in range(len(courses[0].without))]
     slope = jackknife_estimate(fit_slope(courses, clock), parts, SLOPE_LEVEL)
     row: dict[str, Any] = estimate_columns("slope", slope)
+    if max(float(course.bound[:-1].max()) for course in courses) > MAX_BOUND:
+        return row | {"verdict": TRUNCATED}
     if any(find_settling(course.value, clock[course.at]) > clock[course.at[-2]] for course in courses):
         return row | {"verdict": UNSETTLED}
     if not has_groups(tokens) or slope.low is None or slope.high is None:
@@ -257,41 +276,3 @@ def _name_order(low: float, high: float) -> str:
     if max(-low, high) < TOGETHER:
         return SAME_TIME
     return LOWER_FIRST if low > 0 else UPPER_FIRST if high < 0 else UNDECIDED_YET
-
-
-def _sentence(row: dict[str, Any]) -> str:
-    return _describe(row) + name_left_out(row["left_out"] if row["layer"] is None else ())
-
-
-def _describe(row: dict[str, Any]) -> str:
-    if row["verdict"] == TOO_FEW:
-        return f"{row['checkpoints']} checkpoints, {row['tokens']} ordinary tokens or the number of blocks are too few."
-    if row["layer"] is None:
-        return _order_sentence(row)
-    text = {
-        STILL: "the similarity to its final state is above 95 % at the first checkpoint",
-        SETTLES: "the similarity to its final state rises significantly",
-        UNDECIDED_YET: "the rise of the similarity to its final state is within error",
-        NO_ERRORS: f"no errors: {NO_ERRORS_REASON}",
-    }[row["verdict"]]
-    types, control = "", row["start_types"]
-    if control is not None:
-        null = f"unrelated layers {row['start_types_null']:.3f}"
-        types = f", {control:.3f} with one occurrence per token type ({null})"
-    start = f"{row['measure']} of first and last checkpoint {format_interval(row, 'start')}{types}"
-    null = f"unrelated layers have {row['start_null']:.3f}, p = {row['start_p']:.3f} by permutation"
-    return f"Block {row['layer']}: {text}; {start} ({null}). It is 95 % of the way at step {row['settled_at']:,.0f}."
-
-
-def _order_sentence(row: dict[str, Any]) -> str:
-    if row["verdict"] == NO_ERRORS:
-        return f"The {row['checkpoints']} checkpoints have no errors: {NO_ERRORS_REASON}."
-    text = {
-        LOWER_FIRST: "Lower blocks settle significantly earlier than upper ones",
-        UPPER_FIRST: "Upper blocks settle significantly earlier than lower ones",
-        SAME_TIME: "The blocks settle together, within one doubling of training",
-        UNSETTLED: "Some blocks are 95 % of the way only after the last but one checkpoint, so no order is judged",
-        UNDECIDED_YET: "The order in which blocks settle is within error",
-    }[row["verdict"]]
-    slope = f"{format_interval(row, 'slope', '+.2f', '98 %')} doublings of training from the first to the last block"
-    return f"{text} ({row['measure']}): {slope}. {describe_claim(row['claim'], CLAIM)}"

@@ -38,7 +38,7 @@ VERDICTS = {
     "onset": {"earlier_is_better", "later_is_better", "unrelated", "too_few"},
     "similarity": {"graded", "one_geometry", "undecided", "too_few", "no_errors"},
     "rearrangement": {"gradual", "one_step", "scrambled", "one_geometry", "undecided", "too_few", "no_errors"},
-    "settling": {"settles", "still", "undecided", "lower_first", "upper_first", "together", "unsettled"}
+    "settling": {"settles", "still", "undecided", "lower_first", "upper_first", "together", "unsettled", "truncated"}
     | {"too_few", "no_errors"},
     "model_convergence": {"converge", "diverge", "unchanged", "too_few", "no_errors"},
     "peak_overlap": {"peak_more_alike", "peak_less_alike", "undecided", "too_few", "no_errors"},

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from pipeline.analysis import compute_finding, summarize_finding
 from pipeline.analysis.checkpoint_similarity import compare_checkpoints, measure_courses
@@ -14,10 +15,14 @@ from pipeline.analysis.settling import find_settling
 from pipeline.analysis.similarities import mean_similarity, require_comparable, shared_tokens
 from pipeline.analysis.similarity_of_records import explain_nulls, similarity_of_records
 from pipeline.errors import UsageError
+from pipeline.geometry import record_layer
 from pipeline.lake import Lake
 from pipeline.lake.cell_records import parse_cell_records
 from pipeline.lake.similarity_files import encode_records
 from pipeline.report.similarity_tables import layer_matrices, settling_curves, step_matrices
+from pipeline.similarity.kernels import KernelStack, compare_kernels
+from pipeline.similarity.masked_kernels import compare_masked_layers
+from pipeline.similarity.record import ComparedTokens
 from pipeline.similarity.settings import Similarity
 from tests.support import recorded_clouds as made
 
@@ -377,3 +382,64 @@ def test_the_control_of_token_types_has_its_own_null(tmp_path):
     assert row["start_null"] == pytest.approx(4 / 127)
     assert row["start_types_null"] == pytest.approx(4 / 63)
     assert "(unrelated layers 0.063)" in row["because"]
+
+
+def wide(rng: np.random.Generator, dim: int) -> np.ndarray:
+    """States of `dim` equal directions, of which records keep the first 32 only."""
+    return rng.standard_normal((256, dim))
+
+
+def test_no_order_is_judged_where_records_leave_out_much_of_the_kernels(tmp_path):
+    """Blocks of 6 to 96 dimensions on one schedule: rank 32 alone would make the wide ones settle later."""
+    rng, shares = np.random.default_rng(3), (0, 0.05, 0.3, 0.8, 0.97, 1)
+    ends = [(wide(rng, dim), wide(rng, dim)) for dim in (6, 12, 24, 48, 96)]
+    steps = {2**i: [np.sqrt(1 - s) * a + np.sqrt(s) * b for a, b in ends] for i, s in enumerate(shares)}
+    found = compute_finding("settling", made.frame(made.history(tmp_path, "m", steps)))
+    whole = found.filter(pl.col("layer").is_null(), measure="cka").row(0, named=True)
+    assert (whole["verdict"], whole["claim"]) == ("truncated", "undecided")
+    assert whole["bound"] > 0.1
+    assert "No order is judged" in whole["because"]
+    narrow = {step: clouds[:3] for step, clouds in steps.items()}
+    found = compute_finding("settling", made.frame(made.history(tmp_path / "narrow", "m", narrow)))
+    assert found.filter(pl.col("layer").is_null(), measure="cka")["verdict"].item() != "truncated"
+
+
+def test_models_do_not_converge_by_what_records_leave_out(tmp_path):
+    """Equal similarity early, at 96 dimensions, and late, at 24: only the leading components differ."""
+    rng, rows, dims = np.random.default_rng(3), [], {10: 96, 1000: 24}
+    shared = {step: [wide(rng, dim) for _ in range(4)] for step, dim in dims.items()}
+    for model in "ab":
+        noisy = {step: [x + 0.5 * wide(rng, x.shape[1]) for x in clouds] for step, clouds in shared.items()}
+        rows += made.history(tmp_path, model, noisy, groups=8)
+    row = compute_finding("model_convergence", made.frame(rows)).filter(measure="cka").row(0, named=True)
+    assert row["change_low"] > 0.05, "without the bound, they converge"
+    assert (row["verdict"], row["claim"]) == ("unchanged", "undecided")
+    assert f"may differ by {row['bound']:.3f} more" in row["because"]
+
+
+def test_ends_are_graded_only_if_whole_kernels_are(tmp_path):
+    rng = np.random.default_rng(3)
+    states = [wide(rng, 96)]
+    for _ in range(3):
+        states.append(states[-1] + 0.4 * wide(rng, 96))
+    row = compute_finding("similarity", made.frame(made.history(tmp_path, "m", {5: states}))).filter(measure="cka")
+    assert row["fall_low"].item() > 0
+    assert row["bound"].item() > row["fall"].item()
+    assert row["verdict"].item() == "undecided"
+
+
+def test_matrices_of_masked_kernels_are_those_of_single_pairs():
+    rng = np.random.default_rng(5)
+    base = cloud(rng, 150)
+    clouds = [torch.from_numpy(base + 0.3 * i * cloud(rng, 150)) for i in range(5)]
+    records = [found for each in clouds if (found := record_layer(each, made.settings(150)))]
+    masks = rng.random((5, 150)) > 0.1
+    masks[3] = np.arange(150) < 5
+    (found,) = compare_masked_layers([(records, masks)])
+    for i, j in np.ndindex(5, 5):
+        both = ComparedTokens(np.zeros(150, np.int16), masks[i] & masks[j])
+        if both.count < 8:
+            assert np.isnan(found[i, j])
+        else:
+            one = compare_kernels(KernelStack([records[i]], both), KernelStack([records[j]], both)).value[0, 0]
+            assert found[i, j] == pytest.approx(one, abs=2e-6)
