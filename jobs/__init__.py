@@ -1,1 +1,1 @@
-"""Named sweeps, one module each; the docstring states the question, the command, the cost and the expected result."""
+"""Named sweeps: the docstring of each module states its question, its command, its cost and the expected result."""

@@ -3,7 +3,7 @@
 Source: Weller et al., "Seq vs Seq" (arXiv 2507.11412): encoders and decoders with the same recipe, data and pre-norm
 architecture, unlike BERT and GPT; revisions are tags.
 Command: python -m jobs.ettin --lake LAKE [--steps log2]
-Bytes: 5.34e8 parameters per kind, 4 bytes each: 236 x 4 x 5.34e8 = 5.0e11, at most 0.6e9 at a time.
+Bytes: 5.34e8 parameters per kind, 4 bytes each: 236 x 4 x 5.34e8 = 5.0e11; at most 0.6e9 per checkpoint.
 GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
 236 x 2 x 5.34e8 x 1.31e6 / 4e13 / 3600 = 2.3. Metrics are not included.
 Expect: unknown; no measurement is published. If the objective makes the dome, as Razzhigaev et al. (EACL 2024) claim,

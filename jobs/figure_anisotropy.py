@@ -2,7 +2,7 @@
 
 Source: Razzhigaev et al., "The Shape of Learning" (EACL 2024), figure 1, and the authors' notebook.
 Command: python -m jobs.figure_anisotropy --lake LAKE [--models 'facebook/*']
-Bytes: 5.4e9 parameters in all, 2 to 4 bytes each: at most 4 x 5.4e9 = 2.2e10, at most 5.3e9 at a time.
+Bytes: 5.4e9 parameters in all, 2 to 4 bytes each: at most 4 x 5.4e9 = 2.2e10; at most 5.3e9 per checkpoint.
 GPU-hours: 128 snippets of 512 characters are about 14,000 tokens per model; in float32 at 4e13 FLOP/s
 2 x 5.4e9 x 1.4e4 / 4e13 / 3600 = 0.00105, less than the time to load the weights; on a CPU at 8e10 FLOP/s
 2 x 5.4e9 x 1.4e4 / 8e10 / 3600 = 0.53 hours. Metrics are not included.

@@ -3,7 +3,7 @@
 Source: LLM360, K2-Spike-1 and K2-Spike-2: the checkpoints around two spikes of K2's pre-training (model cards).
 Command: python -m jobs.k2_spike --lake LAKE --set resources.gpus=8 --set resources.gpu_gb=80
 Bytes: 6.5e10 parameters, 2 bytes each; every second one of spike_ckpt_160 to 194 and of 186 to 200 (model cards):
-26 x 2 x 6.5e10 = 3.4e12, 1.3e11 at a time. `shapelake audit LLM360/K2-Spike-1` counts what is published.
+26 x 2 x 6.5e10 = 3.4e12; 1.3e11 per checkpoint. `shapelake audit LLM360/K2-Spike-1` counts the published ones.
 GPU-hours: forward passes of 4 x 64 x 128 = 32768 tokens, in bfloat16 at 2e14 FLOP/s per task of three GPUs (gpu_gb):
 26 x 2 x 6.5e10 x 3.28e4 / 2e14 / 3600 = 0.154. Loading and metrics are not included and take longer.
 Expect: unknown. Branches are numbered by checkpoint and state no step, so `findings explosions` cannot order them:

@@ -9,8 +9,8 @@ that a cell failed or is quarantined; the next run retries what the retry policy
 Bytes: first run, by family: Pythia 8 x 154 checkpoints, 154 x 2 x 1.32e9 = 4.1e11; its seeds
 9 x 154 x 2 x 6.8e8 = 1.9e12; decoupled seeds 6 x 154 x 2 x 1.62e8 = 3.0e11; version 0, 2 x 143 x 2 x 6.4e8 = 3.7e11;
 GPT-2 5 x 609 x 4 x 4.8e8 = 5.8e12; Ettin and its crosses 236 x 4 x 1.33e9 x 2 = 2.5e12; the others about 2e11; in all
-4.1e11 + 1.9e12 + 3.0e11 + 3.7e11 + 5.8e12 + 2.5e12 = 1.13e13, at most 1.6e9 at a time. Later runs: none on most days,
-and one request per repo.
+4.1e11 + 1.9e12 + 3.0e11 + 3.7e11 + 5.8e12 + 2.5e12 = 1.13e13; at most 1.6e9 per checkpoint. Later runs: none on most
+days, and one request per repo.
 GPU-hours: first run, forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s, over the sum of
 checkpoints x parameters of these families, 3.7e12: 2 x 3.7e12 x 1.31e6 / 4e13 / 3600 = 67. Metrics are not included.
 Start with --steps log2, about a tenth of that; later runs without it add the other steps.
@@ -25,7 +25,7 @@ from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 
 def small_histories() -> Iterator[Members]:
-    """Yield each family as a whole if all of its models are small, else each of its small repos."""
+    """Yield each family with histories as a whole if all of its models are small, else each of its small repos."""
     for family in load_families():
         repos = family.list_repos()
         small = [repo for repo in repos if family.tier_of(repo) == "small"]

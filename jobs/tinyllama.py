@@ -2,7 +2,7 @@
 
 Source: Zhang et al., "TinyLlama" (arXiv 2401.02385); branches of two repos, and seven repos of one checkpoint each.
 Command: python -m jobs.tinyllama --lake LAKE [--steps log2]
-Bytes: 1.1e9 parameters, 4 bytes each: 152 x 4 x 1.1e9 = 6.7e11, 4.4e9 at a time.
+Bytes: 1.1e9 parameters, 4 bytes each: 152 x 4 x 1.1e9 = 6.7e11; 4.4e9 per checkpoint.
 GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
 152 x 2 x 1.1e9 x 1.31e6 / 4e13 / 3600 = 3.0. Metrics are not included.
 Expect: the anisotropy dome over depth that the paper's authors show for the last checkpoint (step 1431k, 3T tokens); a

@@ -1,4 +1,4 @@
-"""Command line of the benchmark: select groups of rows, print each row once measured, write all of them as JSON."""
+"""Command line of the benchmark: choose groups of rows, print each row when it is measured, write all rows as JSON."""
 
 import argparse
 import json
@@ -31,7 +31,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "lake": ("lake",),
     "training": ("training",),
 }
-"""Modules with a function `rows`, imported on demand: a GPU machine may lack the packages that the lake needs."""
+"""Modules of each group of rows; each has a function `rows`.
+
+They are imported on demand, since a GPU machine may lack the packages that the lake needs.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

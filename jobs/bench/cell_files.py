@@ -1,4 +1,4 @@
-"""Fast writer of many cell files: one file is encoded per corpus and recipe, and its identity bytes are replaced."""
+"""Fast writer of many cell files: it encodes one file per corpus and recipe, and replaces its identity bytes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,14 +18,17 @@ from pipeline.spec import Checkpoint, algorithm_number
 from pipeline.strict_model import digest_json
 
 LAYERS = 13
-"""Rows of a cell: the embedding and 12 blocks."""
+"""Number of rows of a cell: the embedding and 12 blocks."""
 CELL_ID, MODEL, REVISION, WEIGHTS_DIGEST = "c" * 32, "lab/model-0000", "step00000000", "w" * 64
 STEP = 0x5C0FFEE1_5C0FFEE1
-"""Identity in the template. Each value occurs in no other column and is replaced by a value of equal length."""
+"""Placeholders for the identity of a cell. Each occurs in one column, and is replaced by a value of equal length."""
 
 
 def checkpoint(index: int, models: int) -> Checkpoint:
-    """Return checkpoint number `index`: numbers cycle through `models` models, and each cycle is one step further."""
+    """Return checkpoint number `index` of `models` models.
+
+    The numbers 0 to `models` - 1 are step 0 of each model, the next `models` numbers are step 1, and so on.
+    """
     model, step = f"lab/model-{index % models:04d}", index // models
     return Checkpoint(
         model=model,
@@ -41,7 +44,7 @@ def checkpoint(index: int, models: int) -> Checkpoint:
 
 
 def write_cells(lake: Lake, checkpoints: Sequence[Checkpoint], texts: Iterable[tuple[str, str]]) -> list[str]:
-    """Write one file per checkpoint and (corpus, recipe) into a lake in a folder; return the cell ids."""
+    """Write one cell file per checkpoint and (corpus, recipe) into a lake in a folder; return the cell ids."""
     cell_ids = []
     for corpus, recipe in texts:
         for point in checkpoints:
@@ -51,7 +54,7 @@ def write_cells(lake: Lake, checkpoints: Sequence[Checkpoint], texts: Iterable[t
 
 
 def write_cell(lake: Lake, point: Checkpoint, cell_id: str, corpus: str, recipe: str) -> None:
-    """Write one file; `point` comes from `checkpoint`, or its model name has the same length."""
+    """Write the file of one cell; the model name of `point` must be as long as those that `checkpoint` makes."""
     path = Path(lake.uri, cell_key(point.model_key, cell_id))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(fill_template(point, cell_id, corpus, recipe))
@@ -76,7 +79,7 @@ def fill_template(point: Checkpoint, cell_id: str, corpus: str, recipe: str) -> 
 
 @cache
 def _template(corpus: str, recipe: str) -> bytes:
-    """Encode one cell without compression, so that its values are plain bytes, and with a blank checksum."""
+    """Encode the template of a cell: uncompressed, so that its values are plain bytes, and with a blank checksum."""
     table = to_table([_row(layer, corpus, recipe) for layer in range(LAYERS)], {})
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="none", **SMALL_FILE_OPTIONS) as writer:
@@ -113,7 +116,7 @@ def _row(layer: int, corpus: str, recipe: str) -> dict[str, Any]:
 
 
 def constant_of_type(kind: str) -> Any:
-    """A value of an Arrow type, for columns whose numbers do not matter."""
+    """Return a constant value of an Arrow type, for columns whose values do not matter."""
     if kind.startswith("list<"):
         return []
     if kind.startswith("timestamp"):

@@ -1,4 +1,4 @@
-"""One full checkpoint against a bare forward pass over the same tokens and against a straightforward script."""
+"""Measurement of one full checkpoint, against a bare forward pass over the same tokens and against a plain script."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -96,7 +96,7 @@ def recipe_of(model: Model, device: str) -> ContextRecipe:
 
 
 def build(layers: int, dim: int, vocabulary: int, recipe: ContextRecipe, device: str) -> Loaded:
-    """Build a decoder with random weights on the device, as if loaded, and draw the random tokens of the recipe."""
+    """Build a decoder with random weights on the device, as if it were loaded, and draw the tokens of the recipe."""
     dtype = getattr(torch, recipe.dtype)
     module = build_decoder(layers, dim, vocabulary, recipe.context_tokens, device, dtype)
     tokenizer = Tokenizer(build_tokenizer(vocabulary))
@@ -108,7 +108,7 @@ def build(layers: int, dim: int, vocabulary: int, recipe: ContextRecipe, device:
 
 
 def _bare(loaded: Loaded, n: int) -> Took:
-    """Time the forward pass over the first `n` contexts, scaled up to all contexts."""
+    """Time the forward pass over the first `n` contexts, and scale the time up to all contexts."""
     first = loaded.ids[:n]
     return timed(lambda: _forward(loaded, first), first.device.type)().times(len(loaded.ids) / len(first))
 
@@ -125,9 +125,10 @@ def _forward(loaded: Loaded, ids: Tensor, output_hidden_states: bool = False) ->
 
 
 def _plain(loaded: Loaded, scale: Scale, device: str) -> Took:
-    """Time transformers with `output_hidden_states`, then the authors' functions per layer on the same sample sizes.
+    """Time a plain script: transformers with `output_hidden_states`, then the authors' functions on every layer.
 
-    The pass is timed on a few contexts, the functions on one layer of points of the same shapes.
+    The forward pass is timed on a few contexts, and the functions on one layer with as many points as ours; both times
+    are scaled up to the whole checkpoint.
     """
     model = scale.model
     first = loaded.ids[: scale.plain_contexts]
@@ -142,5 +143,5 @@ def _plain(loaded: Loaded, scale: Scale, device: str) -> Took:
 
 
 def _collect_states(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Concatenate the hidden states of all batches per layer, as such scripts do."""
+    """Concatenate the hidden states of all batches per layer, as plain scripts do."""
     return [torch.cat([state.flatten(0, 1) for state in layer]) for layer in zip(*batches, strict=True)]

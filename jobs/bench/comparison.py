@@ -8,18 +8,18 @@ from typing import Any, Literal, NamedTuple
 from jobs.bench.timing import Took
 
 Unit = Literal["CPU s", "s", "MB", "relative error", "anisotropy", "exponent", "requests"]
-"""CPU seconds of all threads, wall seconds, or a quantity other than time."""
+"""Unit of a row: `CPU s` are CPU seconds of all threads, `s` are wall seconds, and the others are not times."""
 
 
 class Wanted(NamedTuple):
-    """Target of a row: direction of the ratio and its bound; a bound of None means reported without a target."""
+    """Target of a row: the direction of the ratio, and its bound; a row without a bound is reported, but not judged."""
 
     sense: Literal["<=", ">="]
     """With "<=" the ratio is ours / reference (a cost), with ">=" it is reference / ours (a gain)."""
     bound: float | None = None
 
     def only_if(self, promised: bool) -> "Wanted":
-        """Return this target, without its bound unless `promised`: the size is the one that the bound was set for."""
+        """Return this target, without its bound unless `promised`: a bound holds only at the size it was set for."""
         return self if promised else self._replace(bound=None)
 
 
@@ -69,7 +69,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Literal["pass", "falls short"] | None:
-        """Comparison of the ratio with the bound; None without a bound."""
+        """`pass` if the ratio meets the bound, otherwise `falls short`; None without a bound."""
         sense, bound = self.wanted
         if bound is None:
             return None
@@ -114,7 +114,7 @@ def compared(
     unit: Unit = "CPU s",
     note: str = "",
 ) -> Comparison:
-    """Build a row from two contenders of the same interleaved rounds."""
+    """Build a row from the times of two contenders in the same rounds; `unit` chooses CPU seconds or wall seconds."""
     mine, others = ([took.cpu if unit == "CPU s" else took.wall for took in side] for side in (ours, theirs))
     return Comparison(subject, reference, unit, mine, others, wanted, note)
 

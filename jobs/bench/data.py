@@ -8,7 +8,7 @@ from jobs.bench.timing import Contender, Took, timed
 
 INTRINSIC = 10
 SLAB = 2048
-"""Rows of the matrix products whose rate is measured."""
+"""Number of rows in the matrix products whose rate is measured."""
 
 
 def curved(n: int, dim: int, device: str = "cpu", seed: int = 0) -> Tensor:
@@ -19,9 +19,10 @@ def curved(n: int, dim: int, device: str = "cpu", seed: int = 0) -> Tensor:
 
 
 def gemm_floor(points: Tensor) -> Contender:
-    """Time of 2 N^2 d float32 operations, extrapolated from SLAB rows of the same product.
+    """Return a contender that times the product of `points` [N, d] and its transpose: 2 N^2 d float32 operations.
 
-    On the CPU the faster of torch's and numpy's libraries counts: which one is faster depends on the processor.
+    It times SLAB rows of the product and scales the time up. On the CPU it takes the faster of torch's and numpy's
+    libraries, since which one is faster depends on the processor.
     """
     device, slab = points.device.type, points[:SLAB]
     out = torch.empty(len(slab), len(points), device=device)
@@ -32,7 +33,10 @@ def gemm_floor(points: Tensor) -> Contender:
 
 
 def forward_floor(parameters: int, tokens: int, dim: int, dtype: torch.dtype, device: str) -> Contender:
-    """Time of 2 operations per parameter and token at the measured rate of a product of the model's width and dtype."""
+    """Return a contender that gives the time of 2 operations per parameter and token, at a measured rate.
+
+    The rate is that of a matrix product of the model's width and dtype.
+    """
     left, right = (
         torch.ones(SLAB, dim, dtype=dtype, device=device),
         torch.ones(dim, 4 * dim, dtype=dtype, device=device),

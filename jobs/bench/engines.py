@@ -1,4 +1,4 @@
-"""FAISS against torch products as the source of candidates: the exact lists must be equal; the faster one is named."""
+"""Exact k-NN from FAISS candidates against torch candidates: the lists must be equal, and the faster side is named."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +19,7 @@ FAISS, TORCH = "FAISS", "torch"
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    """Yield one row per cloud; none if FAISS is not installed for the device."""
+    """Yield one row per point cloud; yield none if FAISS is not installed for the device."""
     if default_engine(torch.device(device), max(size.n for size in scale.knn)) is faiss_engine:
         for size in scale.knn:
             yield _compare(size, device)
@@ -39,7 +39,9 @@ def _compare(size: Knn, device: str) -> Comparison:
 
 
 def _agreement(points: Tensor) -> str:
-    """Compare the lists of both engines: an index may differ only between neighbours at equal distance.
+    """Compare the neighbour lists of both engines, and describe the result.
+
+    The engines may return different indices only where neighbours have equal distances within the error.
 
     Raises:
         RuntimeError: a distance differs by more than both errors allow.

@@ -1,7 +1,8 @@
 """Kernels of one layer against their roofline on this machine.
 
-The floor is the larger of two times: the operations at the rate of a large product, and the bytes at the rate of a
-large copy, both measured in the same rounds. A working set that fits in cache may beat the time of the bytes.
+The floor is the larger of two times: that of the operations at the rate of a large product, and that of the bytes at
+the rate of a large copy. Both rates are measured in the same rounds as the kernel. A kernel whose data fit in the cache
+may take less than the time of the bytes.
 """
 
 from collections.abc import Iterator
@@ -19,11 +20,11 @@ from pipeline.geometry.moments import Moments
 from pipeline.geometry.precision import full_precision, product_dtype
 
 LISTED = 72
-"""Neighbours per point whose distances are recomputed: the candidates of a search with k = 64."""
+"""Number of neighbours per point whose distances are recomputed: that of the candidates of a search with k = 64."""
 SIDE = 2048
 """Side of the square product whose rate is measured."""
 COPIED = 2**28
-"""Bytes copied to measure the memory rate: larger than any cache."""
+"""Number of bytes that are copied to measure the rate of the memory; it exceeds the size of any cache."""
 REPORTED: Wanted = at_most()
 
 
@@ -33,7 +34,10 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def _scatter(size: Knn, device: str) -> Comparison:
-    """Compare with N d^2 operations (half of a symmetric product) and one float64 read of each coordinate."""
+    """Compare the moments with their roofline: N d^2 operations, and one read of each float64 coordinate.
+
+    The operations are half of those of a full product, since the scatter matrix is symmetric.
+    """
     points = curved(size.n, size.dim, device).to(torch.float64)
     dtype = product_dtype(device)
     floor = roofline(size.n * size.dim**2, points.nbytes, dtype, device)
@@ -50,7 +54,7 @@ def _moments(points: Tensor) -> Moments:
 
 
 def _differences(size: Knn, device: str) -> Comparison:
-    """Compare with 3 operations per coordinate of each pair and one read of each gathered coordinate."""
+    """Compare exact distances with their roofline: 3 operations on each coordinate of each pair, and one read of it."""
     points, index = curved(size.n, size.dim, device), torch.arange(size.n, device=device)
     others = (index[:, None] + torch.randint(1, size.n, (size.n, LISTED)).to(device)) % size.n
     pairs = others.numel() * size.dim
@@ -62,7 +66,7 @@ def _differences(size: Knn, device: str) -> Comparison:
 
 
 def roofline(operations: float, n_bytes: float, dtype: torch.dtype, device: str) -> Contender:
-    """Time the larger of the two floors: operations and bytes."""
+    """Return a contender that measures both rates, and gives the larger of the times of operations and bytes."""
     square = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
     source = torch.zeros(COPIED, dtype=torch.int8, device=device)
     product, into = torch.empty_like(square), torch.empty_like(source)

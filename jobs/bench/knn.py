@@ -1,4 +1,4 @@
-"""k-NN candidates and exact (re-ranked and certified) lists against the GEMM floor and every peer."""
+"""k-NN against the GEMM floor and every peer: candidates, and the exact lists that are re-ranked and certified."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ WIDTH = K + 9
 """Candidates per query in the certified search, including the query itself."""
 FLOOR = "GEMM floor"
 GAINS = {AUTHORS: 340.0, TWONN: 2.0, SKLEARN: None, DADAPY: None}
-"""Target gain of the certified lists over each peer; None = reported without a target."""
+"""Target gain of the certified lists over each peer: time of the peer / our time. None: there is no target."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
@@ -66,6 +66,6 @@ def _peers(points: Tensor, size: Knn, authors_points: int) -> dict[str, Contende
 
 
 def _part_note(peer: str, size: Knn, authors_points: int) -> str:
-    """Note for a peer that was measured on part of the points and scaled up; empty otherwise."""
+    """Return the note for a peer that was timed on a part of the points and scaled up; empty for all others."""
     parts = {AUTHORS: authors_points, SKLEARN: size.queries}
     return f"from {parts[peer]:,} of its points" if parts.get(peer) else ""

@@ -1,4 +1,4 @@
-"""Large lakes: the cost of commands as a lake grows, its queries and plans, and its requests to an object store."""
+"""Large lakes: cost of commands as a lake grows, time of queries and plans, and requests to an object store."""
 
 import shutil
 import tempfile
@@ -20,20 +20,20 @@ from pipeline.sweep.plan import make_plan
 ROUNDS = 5
 MODELS = 50
 TEXTS = tuple((f"text:{corpus}", f"recipe@{recipe}") for corpus in range(5) for recipe in range(2))
-"""Corpora and recipes; every checkpoint has one cell for each."""
+"""Pairs of a corpus and a recipe; every checkpoint has one cell for each pair."""
 WANTED = 16
 PLAN_LIMIT_S, OPENING_LIMIT_S, QUERY_LIMIT_S = 1.0, 1.0, 0.2
 QUERY = f"SELECT step, anisotropy, id_twonn FROM layers WHERE model = '{MODEL}' AND layer = 1 ORDER BY ALL"
 
 
 class GrowingLake:
-    """Lake in a folder that grows in steps; it has the cells of a few stub checkpoints from the start."""
+    """Lake in a folder to which `grow` adds cells; from the start, it has the cells of a few stub checkpoints."""
 
     def __init__(self, root: Path) -> None:
         self.lake = Lake(root / "lake")
         self.stubs = stub_history(root / "stubs", WANTED)
         self.checkpoints = 0
-        """Checkpoints so far, without the stubs."""
+        """Number of checkpoints in the lake, the stubs not counted."""
         plan = make_plan(stub_sweep(self.stubs, "quick@1"), self.lake)
         assert len(plan.todo) == WANTED
         for cell in plan.cells:
@@ -70,7 +70,11 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def _measure_steps(growing: GrowingLake, size: int, new_cells: int) -> dict[str, Cost]:
-    """Grow the lake to this size and run every step, with new cells after the first compaction."""
+    """Grow the lake to `size` cells, run each command of STEPS in order, and return the cost of each by its name.
+
+    After the first compaction, about `new_cells` cells are added, so that the later commands find cells that the
+    snapshot lacks.
+    """
     growing.grow(size)
     growing.drop_snapshots()
     costs = {}
@@ -82,7 +86,10 @@ def _measure_steps(growing: GrowingLake, size: int, new_cells: int) -> dict[str,
 
 
 def _time_plans(growing: GrowingLake, scale: Scale) -> Iterator[Comparison]:
-    """Time the plan of a finished sweep and of one with another recipe, opening the lake anew each time."""
+    """Time the plan of a finished sweep, and the plan of a sweep over the same checkpoints with another recipe.
+
+    Each plan opens the lake anew.
+    """
     for case, recipe, todo in (("of a finished sweep", "quick@1", 0), ("of known checkpoints", "standard@1", WANTED)):
         sweep = stub_sweep(growing.stubs, recipe)
         assert len(make_plan(sweep, growing.lake).todo) == todo
@@ -93,7 +100,7 @@ def _time_plans(growing: GrowingLake, scale: Scale) -> Iterator[Comparison]:
 
 
 def _plan_local_checkpoints(scale: Scale) -> Iterator[Comparison]:
-    """Plan a sweep over many local checkpoints twice: without and with their checksums in the cache."""
+    """Plan a sweep over many local checkpoints twice: the second plan finds their checksums in the cache."""
     with tempfile.TemporaryDirectory() as folder:
         stubs = stub_history(Path(folder, "stubs"), scale.local_checkpoints)
         first, second = (run_step(step, str(Path(folder, "lake")), stubs) for step in (COLD_PLAN, WARM_PLAN))

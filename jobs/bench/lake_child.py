@@ -1,6 +1,7 @@
 """One command on a lake in a process of its own, without torch, so that its peak memory is that of the command.
 
-`python -m jobs.bench.lake_child STEP LAKE STUBS` runs one step and prints its CPU seconds and peak MB as JSON.
+`python -m jobs.bench.lake_child STEP LAKE STUBS` runs the command that is named STEP in STEPS or PLANS, and prints its
+CPU seconds and the peak MB of the process as JSON.
 """
 
 import json
@@ -48,13 +49,16 @@ STEPS: dict[str, Callable[[str, str], object]] = {
     "plan of a finished sweep": _plan_finished,
     VERIFY: _verify,
 }
-"""Steps on a lake with its URI and the folder of the stub checkpoints, whose cells the lake has."""
+"""Commands by name; each takes the lake's URI and the folder of the stub checkpoints, whose cells are in the lake."""
 PLANS: dict[str, Callable[[str, str], object]] = {COLD_PLAN: _plan, WARM_PLAN: _plan}
-"""Plans of checkpoints that the lake lacks: the first computes their checksums, the second finds them cached."""
+"""Plans over checkpoints that the lake lacks, by name: one computes their checksums, the other finds them cached."""
 
 
 def _peak_mb() -> float:
-    """Peak resident memory of this process; getrusage would include that of its parent before the exec."""
+    """Return the peak resident memory of this process in MB.
+
+    getrusage is not used, since it would include the memory of the parent before the exec.
+    """
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1e3
 

@@ -1,4 +1,4 @@
-"""Numbers of requests of readers of a compacted lake, on an object store in memory with a synthetic snapshot."""
+"""Number of requests that readers of a compacted lake make to a store in memory, which has a synthetic snapshot."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,14 +24,14 @@ from pipeline.strict_model import canonical_json, digest_json
 
 URI = "s3://bench/lake"
 KEYS_PER_LIST = 1000
-"""Names that an object store returns per request."""
+"""Largest number of names that an object store returns per request."""
 BASE_REQUESTS, NEW_CELLS_PER_REQUEST = 50, 1000
 MODELS = 50
 FOLDER = "snapshots/v3/20260102T000000.000000Z-00000000"
 
 
 class CountingStore:
-    """Object store in memory that counts requests; listing takes one per thousand names."""
+    """Object store in memory that counts requests; a listing counts as one request per KEYS_PER_LIST names."""
 
     def __init__(self) -> None:
         self._objects = MemoryStore()
@@ -53,7 +53,10 @@ class CountingStore:
 
 
 def request_rows(scale: Scale) -> Iterator[Comparison]:
-    """Count the requests of a query, of status and of the reads of a plan, and of these reads with newer cells."""
+    """Count the requests of a query, of status, and of the reads that a plan makes.
+
+    The reads of a plan are counted again after cells have been added that the snapshot lacks.
+    """
     store = CountingStore()
     with patch.object(object_store, "from_url", lambda *_args, **_options: store):
         lake = Lake(URI)

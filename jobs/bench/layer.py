@@ -62,7 +62,7 @@ def _compare_metric_sets(dim: int) -> Iterator[Comparison]:
 
 
 class _Parts(NamedTuple):
-    """Time per layer."""
+    """Times of one round, divided by the number of layers."""
 
     moments: Took
     metrics: Took

@@ -55,7 +55,7 @@ def authors_loop(points: Tensor, n: int) -> Took:
 
 
 def twonn(points: Tensor) -> float:
-    """Estimate with scikit-dimension's TwoNN."""
+    """Return the dimension that scikit-dimension's TwoNN estimates."""
     from skdim.id import TwoNN
 
     return float(TwoNN().fit(points.numpy()).dimension_)

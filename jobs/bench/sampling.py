@@ -1,4 +1,4 @@
-"""Effect of measuring few tokens per context: shift of the anisotropy relative to its standard error."""
+"""Effect of measuring few tokens per context: the shift of anisotropy, in units of its standard error."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,11 @@ LAYERS, WIDTH, VOCABULARY = 6, 128, 1024
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    """Compare few with all tokens per context, by `standard@1` with fewer contexts; each hidden state is one round."""
+    """Yield one row that compares anisotropy of few tokens per context with anisotropy of all tokens.
+
+    The difference is set against the standard error. The recipe is `standard@1` with fewer contexts, and each layer
+    counts as one round.
+    """
     standard = built_in_recipe("standard@1")
     assert isinstance(standard, ContextRecipe)
     recipe = standard.model_copy(update={"contexts": scale.sampled_contexts, "dtype": "float32"})
@@ -30,7 +34,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def _anisotropy(loaded: Loaded, moment_tokens: int | None, device: str) -> list[tuple[float, float]]:
-    """Return the anisotropy of every hidden state and its standard error."""
+    """Return the anisotropy of each layer and its standard error; all tokens count if `moment_tokens` is None."""
     recipe = loaded.cell.recipe.model_copy(update={"moment_tokens": moment_tokens})
     cell = loaded.cell.model_copy(update={"recipe": recipe})
     rows = measure(cell, loaded.checkpoint, BATCH_TOKENS[device])

@@ -10,7 +10,10 @@ class Knn(NamedTuple):
     dim: int
     rounds: int = 5
     queries: int | None = None
-    """Queries of scikit-learn before scaling up; if set, peers that compute all N x N distances are skipped."""
+    """Number of queries for which scikit-learn is timed; the time is scaled up to all points. None: all points.
+
+    If it is set, the peers that compute all N x N distances are skipped.
+    """
 
 
 class Model(NamedTuple):
@@ -32,9 +35,9 @@ class Model(NamedTuple):
 class Scale(NamedTuple):
     knn: tuple[Knn, ...]
     authors_points: int
-    """Points after which the authors' loop is stopped."""
+    """Number of points after which the authors' loop is stopped; its time is then scaled up."""
     layer: Knn
-    """Size of `describe()`, and the only size of `knn` with targets."""
+    """Size for which `describe()` is timed; it is the only size of `knn` that has targets."""
     widths: tuple[int, ...]
     """Dimensions at which all metrics are compared with the minimal metric set."""
     spectrum: Knn
@@ -42,27 +45,27 @@ class Scale(NamedTuple):
     bare_contexts: int
     """Contexts of the timed bare pass, whose time is then scaled up to all contexts."""
     plain_contexts: int
-    """Contexts forwarded by the plain script before scaling up."""
+    """Contexts that the timed plain script forwards; the time is then scaled up to all contexts."""
     sampled_contexts: int
     """Contexts per group when the anisotropy of few tokens is compared with that of all tokens."""
     checkpoints: int
     tasks: int
     lakes: tuple[int, ...]
-    """Cells of the lakes whose costs are compared."""
+    """Numbers of cells of the lakes whose costs are compared."""
     snapshot_cells: int
-    """Cells of the object-store snapshot in the count of requests."""
+    """Number of cells in the snapshot of the object store whose requests are counted."""
     new_cells: int
-    """Cells that are newer than the snapshot."""
+    """Number of cells that are added after a snapshot."""
     local_checkpoints: int
-    """Local checkpoints of one sweep."""
+    """Number of local checkpoints in the sweep whose plan is timed."""
     full: bool = True
     """True if `spectrum`, `model` and the fields after it have the sizes for which targets are set."""
     on_top: float = 1.35
-    """Target: checkpoint with metrics relative to a bare forward pass."""
+    """Target: largest ratio of the time of a measured checkpoint to that of a bare forward pass."""
     utilisation: float | None = None
-    """Target: rate of the bare forward pass as a share of the measured rate of matrix products."""
+    """Target: smallest rate of the bare pass, as a share of the measured rate of matrix products; None: no target."""
     knn_limit_s: float | None = None
-    """Target: wall seconds of the k-NN of one layer."""
+    """Target: largest time of the k-NN of one layer, in wall seconds; None: no target."""
 
 
 GPT2_SMALL = Model(layers=12, dim=768, vocabulary=50257, contexts=256, tokens=256, kept=39, moments=32)

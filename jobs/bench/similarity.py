@@ -1,4 +1,4 @@
-"""Similarity records: their cost beside a checkpoint, and all step x step matrices of one history."""
+"""Similarity records: their cost relative to a checkpoint, and the time of all step x step matrices of a history."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,10 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def _cost_of_records(scale: Scale, device: str) -> Iterator[Comparison]:
-    """Time the records of all layers, without the forward pass that they share, against the whole checkpoint."""
+    """Time the records of all layers against the measurement of the whole checkpoint.
+
+    The time of the records does not include the forward pass, which the measurement needs anyway.
+    """
     model, settings = scale.model, Similarity()
     clouds = [curved(settings.tokens, model.dim, device, seed) for seed in range(model.layers + 2)]
     loaded = build(model.layers, model.dim, model.vocabulary, recipe_of(model, device), device)

@@ -22,17 +22,17 @@ def stub_history(root: Path, n: int) -> Path:
 
 
 def nothing(task: Task) -> list[Outcome]:
-    """Task function that returns at once."""
+    """Task function that does nothing and returns success for every cell."""
     return [Outcome(cell_id=cell.id) for cell in task.cells]
 
 
 def nap(task: Task) -> list[Outcome]:
-    """Task function that occupies a slot for `NAP_S` without using a processor."""
+    """Task function that occupies a slot for `NAP_S` seconds without using a processor."""
     time.sleep(NAP_S)
     return nothing(task)
 
 
 def nap_before(task: Task) -> list[Outcome]:
-    """Fetch function that takes `NAP_S`."""
+    """Fetch function that takes `NAP_S` seconds and fetches nothing."""
     time.sleep(NAP_S)
     return []

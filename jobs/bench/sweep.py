@@ -92,7 +92,7 @@ def _time_sweep(root: Path) -> tuple[Took, Took]:
 def _time_run(
     root: Path, lake: Lake, backend: BackendName, work: TaskFunction | None = None, slots: int = 1
 ) -> tuple[Took, float]:
-    """Time a run over a whole history and its memory growth in MB; planning, which hashes the files, is excluded."""
+    """Return the time of a run over a whole history, without its planning, and the growth of memory in MB."""
     plan = make_plan(_sweep(root, slots), lake)
     with Growth() as growth:
         start = now()
@@ -103,7 +103,7 @@ def _time_run(
 
 
 def _time_trivial_run(root: Path, backend: BackendName) -> tuple[Took, float]:
-    """Run a stub history into a new lake."""
+    """Run a stub history into a new lake; return the time and the growth of memory in MB."""
     with tempfile.TemporaryDirectory() as folder:
         return _time_run(root, Lake(folder), backend, nothing, slots=os.cpu_count() or 1)
 
@@ -130,7 +130,10 @@ def _trivial_tasks(root: Path, scale: Scale) -> Iterator[Comparison]:
 
 
 def _fetched_ahead(root: Path) -> Comparison:
-    """Compare slot time with measuring time when fetching takes as long as measuring and Ray is already warm."""
+    """Compare the time of all slots with the part of it that is spent measuring.
+
+    Fetching a checkpoint takes as long as measuring it, and Ray has been warmed up by a first run.
+    """
     from pipeline.sweep.ray_backend import RayBackend
 
     sweep = _sweep(root, SLOTS)

@@ -50,7 +50,7 @@ def timed(work: Callable[[], object], device: str = "cpu") -> Contender:
 
 
 def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[Took]]:
-    """Return the time of each contender per round; each round runs every contender once, in order."""
+    """Run every contender once per round, in order; return the times of each contender, one per round."""
     took: dict[str, list[Took]] = {name: [] for name in contenders}
     for number in range(1, rounds + 1):
         for name, contender in contenders.items():

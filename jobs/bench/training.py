@@ -1,4 +1,4 @@
-"""Training overhead of probing the live model at the Trainer's default of one save every 500 steps."""
+"""Overhead of probing a model in training once per 500 steps, which is how often the Trainer saves by default."""
 
 from collections.abc import Iterator
 
@@ -13,11 +13,15 @@ from pipeline.integrations import Probe
 from pipeline.integrations.trainer import MAX_TIME_SHARE
 
 SAVE_STEPS, ROUNDS, PROBED = 500, 5, 16
-"""`save_steps` of transformers' TrainingArguments, rounds, and contexts of the probe."""
+"""Default of `save_steps` in transformers' TrainingArguments; number of rounds; number of contexts of the probe."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    """Measure the demo's decoder, a worst case: in a larger model steps grow faster than readings of a fixed cloud."""
+    """Compare one reading of the demo's decoder with SAVE_STEPS of its training steps.
+
+    A small model is the worst case: with its size, the cost of a step grows faster than that of a reading, since the
+    number of points that are read is fixed.
+    """
     model = MODEL_BUILDERS["demo-decoder"]()
     torch.nn.Module.to(model, device)
     probe = Probe(torch.randint(VOCAB_SIZE, (PROBED, CONTEXT_TOKENS)))

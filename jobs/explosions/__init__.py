@@ -9,10 +9,11 @@ Expect: a table like that of explosions.md beside this file; `--table FILE` writ
 Fixed before any run of the table was examined (the rule for a warning was narrowed after an earlier table):
 - A spike is a step whose training loss exceeds mean + 6 sigma of the 128 steps before it (OLMo-core's monitor); the
   event is the first spike after training was disturbed, and ends the run.
-- A warning is an alarm that begins after the first disturbed update and before the event, at most 128 steps ahead.
-- Each detector compares one number with its own last 128 steps: (value - median) / (1.4826 MAD), against a threshold.
-  Layers enter as the mean over blocks. Half of the calm runs set the thresholds, so that at most a chosen share of them
-  has a false alarm. The other half and all disturbed runs give the results; they were not used to choose detectors.
+- A warning is an alarm that begins after the first disturbed update and 1 to 128 steps before the event.
+- Each detector compares one number with its values in the last 128 steps. It raises an alarm if z exceeds a threshold:
+  z = (value - median) / (1.4826 MAD). A number that each block has enters as the mean over the blocks.
+- Half of the calm runs set the thresholds, so that at most a chosen share of them has a false alarm. The other half and
+  all disturbed runs give the results; they were not used to choose detectors.
 The strengths of the disturbances, which set whether and when the loss explodes, were tuned beforehand, mostly on the
 loss alone and on small seeds, which --first 100 skips. Every run has its own seed, and so its own weights, batches and
 disturbance.

@@ -40,7 +40,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m jobs.explosions", description="Which number warns of an explosion?")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the traces")
     parser.add_argument("--seeds", type=int, default=8, help="runs per disturbance")
-    parser.add_argument("--first", type=int, default=0, help="rounds of seeds to skip")
+    parser.add_argument(
+        "--first", type=int, default=0, help="rounds of seeds to skip; a round has one run per disturbance"
+    )
     parser.add_argument("--workers", type=int, default=2, help="number of single-threaded processes")
     parser.add_argument("--table", type=Path, metavar="FILE", help="output file for the tables")
     return parser.parse_args(arguments)

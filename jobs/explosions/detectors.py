@@ -11,15 +11,15 @@ from jobs.explosions.disturbances import EARLIEST
 from jobs.explosions.training import LAYERS, Run
 
 WINDOW, FEWEST = 128, 16
-"""Length of the past in steps, and the fewest readings in it for a score."""
+"""Number of earlier steps with which a value is compared; with fewer than FEWEST readings in them, the score is 0."""
 FLOOR = 1e-3
-"""Smallest spread: values are logarithms or shares, where a change of 0.001 is negligible."""
+"""Smallest spread that divides a deviation: values are logarithms or shares, where a change of 0.001 is negligible."""
 HORIZON = 128
 """Largest number of steps between an alarm and an event for the alarm to count as a warning."""
 
 
 class Detector(NamedTuple):
-    """Alarm where `direction` * z exceeds a threshold; direction 0 uses |z|."""
+    """Detector that raises an alarm where `direction` * z exceeds a threshold; if `direction` is 0, where |z| does."""
 
     name: str
     columns: tuple[str, ...]
@@ -27,13 +27,13 @@ class Detector(NamedTuple):
     log: bool = True
 
     def values(self, run: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return steps and values (mean over the columns) of the rows without nulls."""
+        """Return the steps and values of the rows without nulls: the mean over the columns, of logarithms if `log`."""
         known = run.select("step", *self.columns).drop_nulls()
         values = known.select(self.columns).to_numpy()
         return known["step"].to_numpy(), (np.log(values) if self.log else values).mean(1)
 
     def scores(self, run: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return steps and scores from EARLIEST on; a score uses only earlier steps and its own."""
+        """Return the steps and scores of the readings from EARLIEST on; a score uses no later step than its own."""
         steps, values = self.values(run)
         judged = [i for i in range(len(steps)) if steps[i] >= EARLIEST]
         pasts = [values[(steps >= steps[i] - WINDOW) & (steps < steps[i])] for i in judged]
@@ -72,7 +72,10 @@ def threshold(detector: Detector, calm: Sequence[pl.DataFrame], share: float) ->
 
 
 def first_alarm(detector: Detector, run: pl.DataFrame, above: float, since: int = EARLIEST) -> int | None:
-    """Return the first step from `since` on at which an alarm begins (no alarm at the reading before), else None."""
+    """Return the first step from `since` on at which an alarm begins, else None.
+
+    An alarm begins at a reading with a score above the threshold `above` whose previous reading has none.
+    """
     steps, scores = detector.scores(run)
     on = scores > above
     begins = on & ~np.concatenate([[False], on[:-1]])

@@ -1,4 +1,4 @@
-"""Disturbances of a run: six that make its loss explode, and four harmless schedules that must not raise an alarm."""
+"""Disturbances of a run: six that can make its loss explode, and four harmless ones that must not raise an alarm."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 STEPS = 288
 EARLIEST, LATEST = 160, 192
-"""Range of steps in which a disturbance starts."""
+"""A disturbance starts at a step from EARLIEST to LATEST - 1."""
 
 
 def _same(step: int, value: float) -> float:
@@ -56,7 +56,7 @@ def _restart(start: int, strength: float) -> Disturbance:
 
 
 def _short_memory(start: int, strength: float) -> Disturbance:
-    """Adam's beta2 falls to 0.1 to 0.4, below a beta1 of 0.95 to 0.99, at three times the learning rate."""
+    """Adam's beta2 falls to between 0.1 and 0.4, its beta1 rises to 0.95 to 0.99, and the learning rate triples."""
     betas = 0.95 + 0.04 * strength, 0.4 - 0.3 * strength
     return Disturbance(start, rate=lambda since: 3.0, begin=lambda optimizer: _set(optimizer, betas=betas, eps=1e-12))
 
@@ -75,7 +75,7 @@ def _bad_batches(start: int, strength: float) -> Disturbance:
 
 
 def _low_precision(start: int, strength: float) -> Disturbance:
-    """Adam's second moment is rounded to float16, where small values underflow to 0; epsilon 1e-8 to 1e-7."""
+    """Adam's second moment is rounded to float16, where small values become 0; its epsilon is between 1e-8 and 1e-7."""
     epsilon = 1e-8 * 10**strength
 
     def rounded(optimizer: Optimizer) -> None:
@@ -101,12 +101,12 @@ def _cosine(start: int, strength: float) -> Disturbance:
 
 
 def _drop(start: int, strength: float) -> Disturbance:
-    """The learning rate drops at once to between 0.1 and 0.5 of its value."""
+    """The learning rate drops in a single step to between 0.1 and 0.5 of its value."""
     return Disturbance(start, rate=lambda since: 0.1 * 5**strength)
 
 
 def _bump(start: int, strength: float) -> Disturbance:
-    """The learning rate rises by 20 to 50 %, without an explosion."""
+    """The learning rate rises by 20 to 50 %, which is too little for an explosion."""
     return Disturbance(start, rate=lambda since: 1.2 + 0.3 * strength)
 
 

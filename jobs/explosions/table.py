@@ -27,9 +27,9 @@ class Evaluation(NamedTuple):
     detector: Detector
     above: float
     false: np.ndarray
-    """True per held-out calm run with an alarm."""
+    """One boolean per held-out calm run: True if the run has an alarm, which is a false one."""
     leads: np.ndarray
-    """Lead in steps per exploded run; 0 without a warning."""
+    """One lead in steps per run that `gradual` returns, from the first warning to the event; 0 without a warning."""
 
 
 def is_training(run: Run) -> bool:
@@ -45,7 +45,10 @@ def exploded(traces: Traces, kind: str | None = None) -> list[Run]:
 
 
 def gradual(traces: Traces, kind: str | None = None) -> list[Run]:
-    """Return the exploded runs with a reading, and so a possible warning, between first disturbed update and event."""
+    """Return the exploded runs that have a reading between the first disturbed update and the event.
+
+    Without such a reading, no detector of geometry can warn of the event.
+    """
     return [run for run in exploded(traces, kind) if (traces[run]["step"][-1] - 1) // EVERY > run.start // EVERY]
 
 
@@ -63,7 +66,7 @@ def evaluate(traces: Traces, share: float) -> list[Evaluation]:
 
 
 def markdown(traces: Traces, share: float) -> Iterator[str]:
-    """Yield the lines of two Markdown tables: per detector over all explosions, and per kind of disturbance."""
+    """Yield the lines of two Markdown tables with a row per detector: over all explosions, and by disturbance."""
     evaluations = evaluate(traces, share)
     reference = next(row.leads for row in evaluations if row.detector.name == REFERENCE)
     yield from _table(HEAD, ([row.detector.name, *_cells(row, reference)] for row in evaluations))
@@ -123,7 +126,10 @@ def _format_interval(values: np.ndarray, statistic: Callable[[np.ndarray], float
 
 
 def about(traces: Traces) -> Iterator[str]:
-    """Yield one line per kind: numbers of explosions and of those before a reading; then the spikes in calm runs."""
+    """Yield one line per disturbance: how many runs exploded, and how many of these before any reading.
+
+    The last line states the number of spikes in the calm runs.
+    """
     for kind in INDUCED:
         n = sum(run.kind == kind for run in traces)
         ended, later = exploded(traces, kind), gradual(traces, kind)

@@ -14,9 +14,10 @@ from pipeline.progress import Progress
 
 
 def runs(seeds: int, first: int = 0) -> list[Run]:
-    """Return `seeds` runs per disturbance, each followed by a calm run, cycling through the kinds.
+    """Return `seeds` disturbed runs of each kind in INDUCED, each followed by a calm run; the kinds take turns.
 
-    All seeds differ, even for disturbed and odd for calm runs. The first `first` rounds of seeds are skipped.
+    Every run has a seed of its own: even for disturbed runs, odd for calm ones. The seeds of the first `first` rounds
+    are skipped; a round has one disturbed run of each kind.
     """
     pairs = range(first * len(INDUCED), (first + seeds) * len(INDUCED))
     induced, calm = list(INDUCED), list(CALM)

@@ -45,8 +45,17 @@ class Run(NamedTuple):
 def trace(run: Run) -> Iterator[dict[str, Any]]:
     """Yield one row per step, measured on the weights before that step; the event is the last row.
 
-    Columns: step, loss (of the undisturbed batch, even if a disturbed one is trained on), gradient (norm), and at every
-    eighth step from the probe: probe_loss, sign_diversity, and per layer id_twonn_L, id_mle_L, anisotropy_L.
+    Columns of every row:
+
+    - `step`
+    - `loss`: loss on the undisturbed batch, even if a disturbed one is trained on; None if it is not finite.
+    - `gradient`: norm of the gradient; None if it is not finite.
+
+    Columns that the probe adds at every eighth step from FIRST_READING on, if the loss is finite:
+
+    - `probe_loss`
+    - `sign_diversity`: mean over all linear maps in the blocks.
+    - `id_twonn_L`, `id_mle_L`, `anisotropy_L`: metrics of each layer L.
     """
     plan, batches = disturbance(run.kind, run.seed), _batches(run.seed)
     model, probe = _model(run.seed), Probe(_probe_contexts(), POINTS, range(1, LAYERS + 1))
@@ -103,9 +112,10 @@ def _reading(model: GPTNeoXForCausalLM, probe: Probe) -> dict[str, Any]:
 
 @contextmanager
 def _record_sign_diversity(model: nn.Module) -> Iterator[list[float]]:
-    """Record, per linear map of a block and forward pass, 1 - |mean sign of <x, v>| over its inputs x.
+    """Record the sign diversity of each linear map in a block, at each forward pass (arXiv 2510.04202).
 
-    v is the map's leading right singular vector; 0 means that all inputs lie on one side of it (arXiv 2510.04202).
+    It is 1 - |mean over the inputs x of sign <x, v>|, where v is the leading right singular vector of the map. It is 0
+    if all inputs lie on one side of the hyperplane through 0 that is orthogonal to v.
     """
     values: list[float] = []
 
@@ -139,7 +149,7 @@ def _model(seed: int) -> GPTNeoXForCausalLM:
 
 @cache
 def _text() -> Tensor:
-    """Return the documentation text that ships with CPython, as bytes."""
+    """Return the documentation text that ships with CPython, as a tensor of its bytes."""
     text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
     return torch.tensor(list(text.encode()))
 

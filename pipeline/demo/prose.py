@@ -15,7 +15,7 @@ def split_prose() -> tuple[str, str]:
 
 
 def write_held_out_prose(folder: Path) -> Path:
-    """Write the text for measuring to `prose.txt` in `folder`, created if absent; return the file."""
+    """Write the text for measuring to `prose.txt` in `folder`, which is created if absent; return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "prose.txt"
     path.write_text(split_prose()[1])

@@ -1,4 +1,4 @@
-"""Demo with weights that people use: one decoder and one encoder, anisotropy over depth with and without sinks."""
+"""Demo with published weights: measure a decoder and an encoder, and print anisotropy and dimension over depth."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ TABLE_COLUMNS = {
 
 
 def real_sweep(checkpoints: dict[str, Path], prose: Path) -> Sweep:
-    """Return the sweep of the checkpoints by model name, on held-out text and on random tokens."""
+    """Return the sweep of these checkpoints, given as folders by model name, on held-out text and on random tokens."""
     return Sweep(
         name="demo-real",
         checkpoints=tuple(Local(local=str(path), model=name) for name, path in checkpoints.items()),

@@ -80,7 +80,7 @@ def _tokenizer(text: str) -> PreTrainedTokenizerFast:
 def _train_history(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Tensor, console: Console
 ) -> None:
-    """Train to the last of SAVED_STEPS, saving at each; `folder` is created atomically, by renaming, at the end."""
+    """Train a model, and save it at each of SAVED_STEPS; `folder` appears at the end, when all steps are saved."""
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     torch.manual_seed(0)
@@ -111,7 +111,7 @@ def _batch(ids: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _loss(model: PreTrainedModel, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
-    """Next-token loss for the decoder, masked-token loss for the encoder."""
+    """Return the next-token loss of a decoder, or the masked-token loss of an encoder."""
     if isinstance(model, GPTNeoXForCausalLM):
         return model(input_ids=ids, labels=ids).loss
     masked = torch.rand(ids.shape, generator=generator) < MASK_SHARE

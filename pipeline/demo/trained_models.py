@@ -1,4 +1,4 @@
-"""Checkpoints of a trained decoder and a trained encoder, provided once and kept in the cache folder."""
+"""Checkpoints of a trained decoder and a trained encoder, downloaded once and kept in the cache folder."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.progress import Progress
 
 CACHE_FOLDER = "trained-models-v1"
-"""Raise the version if the packages or the conversion change."""
+"""Name of the folder in the cache. Raise its version if the packages or the conversion change."""
 DECODER, ENCODER = "SmolLM2-135M-Instruct", "all-MiniLM-L6-v2"
 ENCODER_CONTENT = (
     *("config.json", "model.safetensors", "tokenizer.json"),
@@ -57,13 +57,13 @@ def _provide_missing(root: Path, folders: dict[str, Path]) -> None:
 
 
 def _convert_decoder(packages: Path, target: Path) -> None:
-    """Dequantise the GGUF file in a process of its own, which alone loads code from the packages."""
+    """Dequantise the GGUF file in a process of its own, so that only that process loads code from the packages."""
     words = [sys.executable, "-m", "pipeline.demo.convert_gguf", str(packages / DECODER_FILE), str(target)]
     path = os.pathsep.join([str(PACKAGE_PARENT), str(packages), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
     progress = Progress(f"Converting {DECODER} from GGUF", None, "seconds")
     if reason := wait_for(words, environment, progress, watched=None):
-        do = "Free memory (2 GB) or disk space (0.6 GB) and run the command again"
+        do = "Free 2 GB of memory and 0.6 GB of disk space, then run the command again"
         raise UsageError(f"conversion of {packages / DECODER_FILE}", reason, do)
 
 

@@ -1,4 +1,4 @@
-"""Export of a lake as a dataset of the Hub: a folder with rows, column meanings and a card, uploaded separately."""
+"""Export of a lake as a dataset of the Hub: write a folder with rows, column meanings and a card; then upload it."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ class PreparedDataset(NamedTuple):
 
     folder: Path
     version: str
-    """`v-` and 12 hex digits of the digest of its data: equal rows give the same version at any time."""
+    """`v-` and 12 hex digits of the digest of the data, so that equal data have the same version at any time."""
     files_written: int
     """Number of files that were missing or had other content."""
     files: dict[str, int]
@@ -36,7 +36,7 @@ class PreparedDataset(NamedTuple):
 
 
 def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licence: str) -> PreparedDataset:
-    """Write the dataset to `folder`, with the card last; files with equal content are not rewritten.
+    """Write the dataset to `folder`; a file that already has the right content is not rewritten.
 
     Args:
         dataset: `owner/name` on the Hub.
@@ -101,7 +101,7 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 
 
 def _metadata_files(reader: LakeReader) -> dict[str, bytes]:
-    """Return the column meanings and the recipes, by file name."""
+    """Return the contents of `columns.csv` and of the recipe files, by path in the dataset."""
     store = Lake(reader.uri).store
     return {"columns.csv": read_csv_bytes()} | {key: store.get(key) for key in store.list(RECIPES_PREFIX)}
 

@@ -1,4 +1,4 @@
-"""Dataset card: the README.md with the metadata that the Hub and its readers need; text only, no file access."""
+"""Dataset card: the text of a README.md with the metadata that the Hub and its readers need."""
 
 import json
 import re
@@ -16,7 +16,7 @@ MARKUP = re.compile(r"[\\`*_\[\]<>&|~#!$:@]|(?<=www)\.", re.IGNORECASE)
 
 
 def format_card(layers: pl.DataFrame, dataset: str, version: str, licence: str) -> str:
-    """Return the card of a dataset of these rows. It depends on nothing else, such as the current date."""
+    """Return the card of a dataset with these rows. It does not depend on the date or on files of the dataset."""
     name, written = dataset.split("/")[1], layers["written_at"]
     columns = [column for column in all_columns() if column.group in METRIC_GROUPS]
     template = (files("pipeline.export") / "dataset_card.md").read_text()

@@ -11,11 +11,14 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from pipeline.export.tracker_runs import TrackerRun
 
 EVENT_FILE_NAME = "events.out.tfevents.0.shapelake"
-"""TensorBoard reads files with `tfevents` in their name. The usual time and host would make equal runs differ."""
+"""Name of the file of a run; TensorBoard reads files with `tfevents` in their name.
+
+The usual name contains the time and the host. This one does not, so that equal runs give equal files.
+"""
 
 
 def write_run(run: TrackerRun, folder: Path) -> bool:
-    """Write the run to its own folder atomically; return False if it exists already."""
+    """Write the run atomically to a folder of its own; return False if an equal file is there already."""
     path, data = folder / run.name / EVENT_FILE_NAME, encode_events(run)
     if path.exists() and path.read_bytes() == data:
         return False

@@ -9,9 +9,10 @@ PROJECT = "shapelake"
 
 
 def write_run(run: TrackerRun, folder: Path) -> bool:
-    """Write the run to the database in `folder`; return False if it exists already.
+    """Write the run to the database in `folder`; return False if an equal run is there already.
 
-    A run and its digest are one transaction, so a run is complete or absent; a run that has grown is replaced.
+    A run and its digest are written in one transaction, so a run is complete or absent. A run of the same name with
+    another digest, for example of a history that has grown, is replaced.
     """
     os.environ["TRACKIO_DIR"] = str(folder.resolve())  # trackio reads it on import
     from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]

@@ -10,14 +10,15 @@ from pipeline.export.tracker_runs import TrackerRun
 
 PROJECT = "shapelake"
 STAGING_NAME = ".shapelake-partial"
-"""Folder of the run that is being written; each run starts by removing it, with any files of a killed export."""
+"""Folder in which a run is written. It is deleted before each run, since a killed export may have left files in it."""
 
 
 def write_run(run: TrackerRun, folder: Path) -> bool:
     """Write the run as a folder `offline-run-TIME-ID`; return False if a run with its id exists.
 
-    The id is the digest of the run: W&B refuses points before the last one, so a history that has grown becomes a new
-    run of the same name. A run is written to STAGING_NAME and renamed, so each run folder is complete.
+    The id is the digest of the run. W&B refuses points at earlier steps than the last one, so a history that has grown
+    cannot be extended: it becomes a new run of the same name. A run is written to STAGING_NAME and renamed, so each run
+    folder is complete.
     """
     if any(folder.glob(f"offline-run-*-{run.digest}")):
         return False

@@ -42,14 +42,14 @@ class TrackerPoint(NamedTuple):
     step: int
     """Training step, the x axis of every tracker."""
     measured_at: datetime
-    """Time of the commit, used as wall time so that every replay is identical."""
+    """Time at which the values were written to the lake. Trackers get it as wall time, so all replays are equal."""
     values: dict[str, float]
-    """Values by name, such as `anisotropy/layer_03`, without nulls."""
+    """Values by name, such as `anisotropy/layer_03`; unknown values are left out."""
 
 
 class TrackerRun(NamedTuple):
     name: str
-    """Non-null keys of the history joined by slashes; a valid path on any file system."""
+    """Keys of the history that are not null, joined by slashes; it is a valid path on any file system."""
     history_keys: dict[str, str]
     points: tuple[TrackerPoint, ...]
 
@@ -67,12 +67,13 @@ class ReplayResult(NamedTuple):
 
 
 def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayResult:
-    """Write every run of the lake to a folder of the tracker's files; unchanged runs are not rewritten.
+    """Write every run of the lake to `folder`, in files of the tracker; unchanged runs are not rewritten.
 
-    Idempotent: after a kill at any moment, the next replay writes the missing runs.
+    The export can be repeated: after a kill at any moment, the next one writes the missing runs.
 
     Raises:
-        UsageError: the tracker is not installed, or the folder cannot be written.
+        UsageError: the tracker is not installed, or the folder cannot be written; or the tracker is one of
+            SYNCED_TRACKERS, and the folder holds other files.
     """
     try:
         if find_spec(tracker) is None:
@@ -91,7 +92,7 @@ def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayR
 
 
 def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:
-    """Yield every run of the lake, by name. Labels without a step, or with an unreliable one, are left out."""
+    """Yield one run per history and text, sorted by keys. Labels without a reliable step are left out."""
     columns = ", ".join((*HISTORY_COLUMNS, *_ROW_COLUMNS, *LAYER_METRICS, *STEP_METRICS))
     rows = disambiguate_corpora(reader.query_frame(f"SELECT {columns} FROM layers"))
     frame = select_history_rows(rows).sort(*HISTORY_COLUMNS, "step", "layer")

@@ -9,7 +9,10 @@ from pipeline.terminal import escape_control, print_line
 
 
 def print_claims(registry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], correction: str) -> None:
-    """Print each claim with its paper, and per history the answer, the effect and the reason; then the totals."""
+    """Print each claim that has answers, then the names of the other claims, the totals, and the sentence `correction`.
+
+    Under a claim, each history has one line with the answer, the effect and the reason.
+    """
     for name, claim in registry.items():
         mine = [row for row in rows if row["claim"] == name]
         if not mine:

@@ -1,4 +1,4 @@
-"""Terminal output of a comparison: per metric the means over the blocks and the layer that differs most."""
+"""Terminal output of `shapelake compare`: two sides, or a run and its population, as a line per metric or all rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,10 @@ SIMILARITY_COLUMNS = (
 
 
 def print_comparison(comparison: Any, layers: bool = False) -> None:
-    """Print one line per metric, corpus and recipe (histories: at the last common step), or with `layers` every row."""
+    """Print one line per metric, corpus, recipe and kind; with `layers`, print every row instead.
+
+    For two histories, the lines are about the last common step.
+    """
     rows = comparison.rows.to_dicts()
     print_line(escape_control(f"a: {comparison.first}"))
     print_line(escape_control(f"b: {comparison.second}"))
@@ -51,9 +54,9 @@ def print_comparison(comparison: Any, layers: bool = False) -> None:
 
 
 def _print_similarity(comparison: Any, layers: bool) -> None:
-    """Print the range of each similarity over the layers, or with `layers` every row.
+    """Print the range of each similarity over the layers; with `layers`, print every row instead.
 
-    For histories, the range is that of the last step that has a similarity.
+    For two histories, the range is that of the last step that has a similarity.
     """
     rows = comparison.similarity.to_dicts()
     if not rows:
@@ -80,12 +83,12 @@ def _similarity_cells(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]
 
 
 def format_limits(row: Mapping[str, Any], name: str) -> str:
-    """Format the 95 % interval of a column: ` (0.101 to 0.145)`; empty without one."""
+    """Format the 95 % interval of column `name` as ` (0.101 to 0.145)`; return an empty text if there is none."""
     return "" if row[f"{name}_low"] is None else f" ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
 def _group(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Rows by metric, corpus, recipe and kind, in order."""
+    """Group the rows by metric, corpus, recipe and kind; groups and rows keep their order."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in ("metric", "corpus", "recipe", "kind")), []).append(row)
@@ -113,7 +116,7 @@ def format_difference(row: Mapping[str, Any]) -> str:
 
 
 def print_population(found: Any, summary: Sequence[Mapping[str, Any]], layers: bool = False) -> None:
-    """Print one line per metric at the last step; with `layers` every layer and step."""
+    """Print one line per row of `summary`, at the last step; with `layers`, print every layer and step instead."""
     print_line(escape_control(f"{found.run} against {len(found.others)} other runs of its size"))
     if layers:
         columns = ("metric", "corpus", "recipe", "step", "layer", "value", "median", "low", "high", "runs", "below")

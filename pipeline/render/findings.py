@@ -13,7 +13,10 @@ FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer",
 
 
 def print_briefs(questions: Mapping[str, str], briefs: Mapping[str, Any]) -> None:
-    """Print each question, the meaning of its effect, one line per history and text, and the counts of the others."""
+    """Print each finding: its question, the meaning of its effect, and one line per history and text.
+
+    Histories without a line are only counted.
+    """
     for name, brief in briefs.items():
         print_line()
         print_line(f"{name}: {questions[name]}")
@@ -29,7 +32,7 @@ def print_briefs(questions: Mapping[str, str], briefs: Mapping[str, Any]) -> Non
 
 
 def _print_left_out(name: str, left_out: Mapping[str, int]) -> None:
-    """Print the numbers of histories without a doubt and of those without a verdict, which have no line."""
+    """Print how many histories have no line, because nothing is in doubt or because they have no verdict."""
     if sound := left_out.get("sound"):
         print_line(f"  nothing in doubt: {sound} histories")
     if reasons := ", ".join(f"{reason} {count}" for reason, count in left_out.items() if reason != "sound"):
@@ -42,7 +45,7 @@ def _brief_cells(line: Any, by_layer: bool) -> list[str]:
 
 
 def print_aligned(rows: Sequence[Sequence[str]]) -> None:
-    """Print one line per row, columns aligned; columns that are empty in all rows are omitted, nothing is cut."""
+    """Print one line per row with aligned columns. A column that is empty in all rows is omitted; no text is cut."""
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     widths = [max(map(cell_len, column)) for column in columns]
     for cells in zip(*columns, strict=True):
@@ -51,7 +54,7 @@ def print_aligned(rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
-    """Print each question and, per history, its verdict and the reason."""
+    """Print the question of each finding, and all of its rows with the columns FINDING_COLUMNS."""
     for name, frame in frames.items():
         print_line()
         print_line(f"{name}: {questions[name]}")

@@ -1,4 +1,4 @@
-"""Terminal output of results: measurements, queries, findings, checks, the catalogue and audits."""
+"""Terminal output of results: measurements, queries, problems of a lake, checks, the catalogue and audits."""
 
 import csv as csv_format
 import json
@@ -18,7 +18,7 @@ LAYER_DIGITS = {"anisotropy": 4, "anisotropy_no_sink": 4, "id_twonn": 2, "id_mle
 
 
 def print_layers(measured: list[dict[str, Any]]) -> None:
-    """Print the headline numbers of each layer with their standard errors, and the meaning of its flags."""
+    """Print the headline numbers of each layer with their standard errors, the meaning of each flag, and the loss."""
     columns = ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags")
     rows = [
         (row["layer"], row["state"], *metrics, row["n_points"], " ".join(row["flags"]))
@@ -54,7 +54,7 @@ def print_checks(found: list[dict[str, Any]]) -> None:
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print CSV; on a terminal, control characters of texts are escaped."""
+    """Print CSV. A text like a formula gets a leading single quote; on a terminal, control characters are escaped."""
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
     for row in (columns, *rows):
         writer.writerow(map(_csv_value, row))

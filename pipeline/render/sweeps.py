@@ -83,7 +83,7 @@ def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
 
 
 def print_status(state: dict[str, Any], failed: bool) -> None:
-    """Print the models, the last runs and the number of failures; with `failed` each failure instead."""
+    """Print the models, the last runs and the number of failures; with `failed`, print each failure instead."""
     if failed:
         for failure in state["failures"]:
             _print_failure(failure)
@@ -110,7 +110,7 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
 
 
 def _print_quarantined(state: dict[str, Any]) -> None:
-    """Print the cells that are hidden or no longer tried, with the first line of their reason."""
+    """Print the quarantined cells, each with the first line of the reason, and the command that releases a cell."""
     entries = state["quarantined"]
     for entry in entries[:MAX_LISTED]:
         cell, (reason, *_) = entry["cell_id"], entry["reason"].splitlines() or [""]
@@ -136,7 +136,7 @@ def _describe_wanted(plan: "Plan", history: "History") -> str:
 
 
 def _states(history: "History") -> str:
-    """Count the revisions by state; empty for a local history, whose states the other lines imply."""
+    """Return the number of revisions per state; empty for a local history, whose states the other lines imply."""
     if history.family_name == "local" or not history.revisions:
         return ""
     counts = Counter(revision.state for revision in history.revisions)
@@ -159,7 +159,7 @@ def _records(records: "RecordCost") -> str:
 
 
 def _duration(hours: float, unit: str) -> str:
-    """Format hours, in minutes or seconds if short: `0.0012 GPU-hours` is `4.3 GPU-seconds`."""
+    """Format hours; less than one hour is stated in minutes or seconds: 0.0012 GPU-hours are `4.3 GPU-seconds`."""
     per_hour, name = next(
         ((n, name) for n, name in ((1, "hours"), (60, "minutes")) if hours * n >= 1), (3600, "seconds")
     )
@@ -167,7 +167,10 @@ def _duration(hours: float, unit: str) -> str:
 
 
 def _selection(plan: "Plan") -> str:
-    """Describe the options that make the run smaller than the sweep; the cost accounts for --steps, not for --limit."""
+    """Describe the options that make the run smaller than the sweep.
+
+    The printed cost is that of the steps which --steps chooses, but it is not reduced by --limit.
+    """
     steps = "" if plan.sweep.steps == "all" else f"; with --steps {plan.sweep.steps}"
     n_all = len(plan.todo) + plan.left_out_by_limit
     return steps + (

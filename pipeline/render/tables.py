@@ -15,7 +15,7 @@ NON_TTY_WIDTH = 200
 PADDING = 2
 """Spaces around each column of a table."""
 MIN_WRAPPED_WIDTH, MIN_WRAPPED_WIDTHS = 24, {"because": 60}
-"""Smallest width to which text is wrapped: default, and by column."""
+"""Smallest width, in characters, to which the text of a column is wrapped: the default, and that of named columns."""
 
 
 class PlainConsole(Console):
@@ -29,7 +29,7 @@ class PlainConsole(Console):
         super().__init__(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Convert a string, also one in a table cell; rich calls it for all of them."""
+        """Convert a string to rich text. rich calls this method for every string, also in table cells."""
         return super().render_str(escape_lines(text), **options)
 
 
@@ -71,7 +71,7 @@ def _min_width(name: str, *cells: str) -> int:
 
 
 def print_records(records: Sequence[dict[str, Any]]) -> None:
-    """Print one or more records with equal keys."""
+    """Print a table of one or more records, which all have the same keys."""
     print_rows(records[0], [list(record.values()) for record in records])
 
 

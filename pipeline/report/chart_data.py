@@ -22,9 +22,12 @@ from pipeline.report.similarity_tables import layer_matrices, settling_curves
 
 ESTIMATOR_LABELS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
 LANDMARK_PARTS = 4
-"""Equal parts of each model. Its first block and the last block of each part are landmarks, drawn bold with errors."""
+"""Number of equal parts into which the blocks of a model are divided.
+
+The first block and the last block of each part are landmarks: charts draw them bold, with error bands.
+"""
 PEAKLESS_VERDICTS = ("flat", "disputed", "no_errors", "too_few")
-"""Verdicts without a peak to mark."""
+"""Verdicts on dimension over training for which charts mark no peak."""
 SERIES_KEYS = ("history", "text", "kind")
 GAP_ORDER, PEAK_ORDER = ("history", "text", "random", "step", "layer"), ("history", "text", "layer", "estimator")
 VALUE_COLUMNS = (
@@ -36,17 +39,31 @@ DIGITS, DIGITS_OF_ERRORS = 5, 3
 
 
 class ChartTables(NamedTuple):
-    """Tables behind the charts. `history` names a history, `text` a corpus with its recipe."""
+    """Tables behind the charts.
+
+    In each table, `history` is the display name of a history, and `text` that of a corpus. The name of the recipe is
+    part of `text` if the lake has several recipes.
+    """
 
     layers: pl.DataFrame
-    """One row per (history, text, step, layer), and the newest labels of histories without steps. `newest` and
-    `landmark` mark the rows of an overview; `t` is the 97.5 % quantile of Student's t for the row's errors."""
+    """One row per (history, text, step, layer). A history without steps has only the rows of its last label.
+
+    `newest` is true in the rows of the newest checkpoint, `landmark` in those of landmark blocks. A 95 % interval is
+    the value ± `t` standard errors: `t` is the 97.5 % quantile of Student's t for the number of groups.
+    """
     steps: pl.DataFrame
     """Means over the blocks, one row per (history, text, step)."""
     gaps: pl.DataFrame
-    """Text minus random tokens, one row per (history, text, `random`, step, layer)."""
+    """Values on text minus values on random tokens, one row per (history, text, `random`, step, layer).
+
+    `random` is the corpus of random tokens. The differences are `anisotropy_gap` and `id_twonn_gap`, each with its
+    `_se`.
+    """
     peaks: pl.DataFrame
-    """Step of the highest dimension over training by each estimator, per layer (null: the mean over blocks)."""
+    """Step at which dimension is highest in training, one row per (history, text, layer, estimator).
+
+    `layer` is null for the mean over the blocks. A curve whose verdict is in PEAKLESS_VERDICTS has no row.
+    """
     similarity: pl.DataFrame
     """Similarity of all pairs of layers, per history and text at the newest checkpoint with similarity records."""
     settling: pl.DataFrame
@@ -65,14 +82,21 @@ class ChartTables(NamedTuple):
         return cls(*(pl.concat(tables).sort(order, maintain_order=True) for tables, order in each))
 
     def downsample(self, most: int) -> "ChartTables":
-        """Keep every n-th step and the first and last step of each history, so that `layers` has about `most` rows."""
+        """Thin long histories to every n-th step, so that `layers` has about `most` rows.
+
+        `layers` also keeps the last step of each history, the newest checkpoints and all rows without a step. `gaps`
+        has every n-th step only. `steps` and `peaks` are not thinned.
+        """
         nth = -(-self.layers.height // most)
         index, last = pl.col("step").rank("dense").over("history") - 1, pl.col("step").max().over("history")
         kept = (index % nth == 0) | (pl.col("step") == last) | pl.col("step").is_null() | pl.col("newest")
         return self._replace(layers=self.layers.filter(kept), gaps=self.gaps.filter(index % nth == 0))
 
     def for_overview(self) -> "ChartTables":
-        """Select the rows of the charts across histories: newest profiles, landmarks, means."""
+        """Select what the charts that compare all histories draw; `gaps` and `peaks` become empty.
+
+        `layers` keeps the rows of the newest checkpoints and of the landmark blocks; `steps` keeps anisotropy only.
+        """
         shown = pl.col("newest") | pl.col("landmark")
         means = self.steps.select(*SERIES_KEYS, "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "t")
         empty = (table.clear() for table in self[2:])
@@ -80,13 +104,19 @@ class ChartTables(NamedTuple):
 
 
 def load_chart_rows(reader: LakeReader, models: str) -> pl.DataFrame:
-    """Load the rows of the models whose name matches, with `history`, `text` and `t`; UsageError if none matches."""
+    """Load the rows of all models whose name matches the glob `models`, with the columns `history`, `text` and `t`.
+
+    Raises:
+        UsageError: no model matches.
+    """
     rows = ChartRows(reader, models)
     return rows.load(rows.models)
 
 
 class ChartRows:
-    """Rows of the models whose name matches; memory grows with the loaded models, not with the lake.
+    """Loader of the rows of all models whose name matches the glob `models`.
+
+    Memory grows with the models that are loaded at a time, not with the lake.
 
     Raises:
         UsageError: no model matches.
@@ -98,11 +128,11 @@ class ChartRows:
         self.counts = self._rows.counts.filter(pl.col("model").is_in(self.models))
 
     def load(self, models: list[str]) -> pl.DataFrame:
-        """Load the rows of some of these models, with `history`, `text` and `t`."""
+        """Load the rows of some of these models, with the columns `history`, `text` and `t`."""
         return self._add_names(self._rows.load(models))
 
     def batches(self) -> Iterator[pl.DataFrame]:
-        """Yield the rows of `load` for a few models at a time."""
+        """Yield the rows of all these models, a few models per frame, with the columns that `load` adds."""
         return map(self._add_names, self._rows.batches(self.models))
 
     def _add_names(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -116,7 +146,7 @@ class ChartRows:
 
 
 def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
-    """` · ` and the value of `name` where `test` holds, else empty."""
+    """Return ` · ` and the value of column `name` where `test` holds and the value is known, else an empty text."""
     return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(" · ") + pl.col(name)).otherwise(pl.lit(""))
 
 
@@ -155,14 +185,17 @@ def _landmark() -> pl.Expr:
 
 
 def _doubtful(frame: pl.DataFrame) -> pl.DataFrame:
-    """Reason of each unreliable row; drawn as hollow points in every chart."""
+    """Return the keys of each unreliable row, with the reason as `doubt`; charts draw these rows as hollow points."""
     about = pl.col("about").is_in(["row", "label", "dimension"])
     doubts = list_doubts(frame).filter((pl.col("verdict") == "doubtful") & about)
     return doubts.group_by(*HISTORY_COLUMNS, "revision", "step", "layer").agg(doubt=pl.col("because").first())
 
 
 def _steps(trained: pl.DataFrame) -> pl.DataFrame:
-    """Means over the blocks; the error is the mean of the blocks' errors, since all read the same contexts."""
+    """Average the values over the blocks of each step.
+
+    The standard error of a mean is the mean of the blocks' standard errors, since all blocks read the same contexts.
+    """
     return select_block_rows(trained).group_by(*SERIES_KEYS, "step").agg(pl.col(VALUE_COLUMNS).mean())
 
 
@@ -194,7 +227,11 @@ def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -
 
 
 def to_json_columns(frame: pl.DataFrame) -> dict[str, Any]:
-    """Encode a frame by columns: its number of `rows`, and per column its values or its `words` with an index `at`."""
+    """Encode a frame for page.js: {"rows": number of rows, "columns": {name: column}}.
+
+    A column is the list of its values. A column with few distinct values is {"words": distinct values, "at": for each
+    row the index of its value in "words"}. Floats are rounded to DIGITS, standard errors to DIGITS_OF_ERRORS.
+    """
     values, errors = cs.float() - cs.ends_with("_se"), cs.float() & cs.ends_with("_se")
     short = frame.with_columns(values.round_sig_figs(DIGITS), errors.round_sig_figs(DIGITS_OF_ERRORS))
     return {"rows": frame.height, "columns": {column.name: _json_column(column) for column in short.iter_columns()}}

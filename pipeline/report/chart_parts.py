@@ -12,7 +12,7 @@ from pipeline.report.theme import COLOURS, WIDTH
 
 STEP_TICKS = [0, *(10**power for power in range(8))]
 SHORT_NUMBER_EXPR = "format(datum.value, '.3~s')"
-"""SI format, such as 1k for 1000. It is an expression because the same format on an axis prints 1 as 0k."""
+"""Vega expression for the label of an axis, such as 1k for 1000. A plain axis `format` of this kind prints 1 as 0k."""
 STEP_TITLE = "training step"
 DEPTH_TITLE = "depth (block / number of blocks)"
 ANISOTROPY_TITLE = "anisotropy"
@@ -35,25 +35,31 @@ TOOLTIP_FORMATS = {
     "peak_step_high": ("to step", ",d"),
     "peak_value": ("dimension there", ".2f"),
 }
-"""Title and number format in a tooltip; other columns have their name and three decimals."""
+"""Title and number format of a column in tooltips.
+
+A column that is not listed has its name as title, and three decimals unless it is one of TEXT_COLUMNS.
+"""
 TEXT_COLUMNS = ("kind", "state", "pair", "verdict", "doubt")
 
 
 COLOUR_SCALES = ("range of the map", "0 to 1")
-"""Choices of the control `colours`: the range of a heat map's colours, fitted to its values or the same in all maps."""
+"""Choices of the control `colours`: the colours of a heat map span the values of this map, or 0 to 1 in every map."""
 
 
 class ChartContext(NamedTuple):
-    """Values of the page's controls, the default first, and scales shared by all charts."""
+    """Choices of the page's controls, with the default first, and the scales that all charts share."""
 
     histories: tuple[str, ...]
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     last_step: int
     dense: bool
-    """True if there are too many checkpoints for a dot on each."""
+    """True if there are more than MAX_DOTTED_STEPS steps. Charts then draw smaller dots or none."""
     gap_limits: dict[str, float]
-    """98 % quantile of the absolute difference from random tokens, per metric: one colour scale for all histories."""
+    """End of the colour scale of differences from random tokens, for `anisotropy` and `id_twonn`.
+
+    It is the 98 % quantile of the absolute differences of all histories, so that their heat maps share one scale.
+    """
 
     @classmethod
     def from_tables(cls, tables: ChartTables) -> "ChartContext":
@@ -61,7 +67,12 @@ class ChartContext(NamedTuple):
 
     @classmethod
     def from_columns(cls, frame: pl.DataFrame, gaps: pl.DataFrame) -> "ChartContext":
-        """Build the context from `history`, `text`, `kind` and `step` of the layers, and the values of the gaps."""
+        """Build the context from two tables of which it needs a few columns.
+
+        Args:
+            frame: rows of `ChartTables.layers` with `history`, `text`, `kind` and `step`.
+            gaps: rows of `ChartTables.gaps` with `anisotropy_gap` and `id_twonn_gap`.
+        """
         return cls(
             tuple(frame["history"].unique().sort()),
             tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith(RANDOM_CORPUS_PREFIX), text))),
@@ -72,7 +83,7 @@ class ChartContext(NamedTuple):
         )
 
     def default_choice(self, control: str) -> str:
-        """Default value of a control."""
+        """Return the default of the control `history`, `text`, `estimator` or `colours`."""
         choices = {
             "history": self.histories,
             "text": self.texts,
@@ -83,7 +94,7 @@ class ChartContext(NamedTuple):
 
 
 def base_chart(table: str, *by: str) -> alt.Chart:
-    """Chart of the rows of a named table, filtered by the controls `by`."""
+    """Return a chart of a named table, still without marks, that keeps only the rows chosen by the controls `by`."""
     chart = alt.Chart(alt.NamedData(table))
     for control in by:
         chart = chart.transform_filter(f"datum.{control} == {control}")
@@ -91,17 +102,17 @@ def base_chart(table: str, *by: str) -> alt.Chart:
 
 
 def dimension_chart(table: str, *by: str) -> alt.Chart:
-    """Like `base_chart`, with `dimension` by the selected estimator, its `se` and its 95 % interval."""
+    """Return `base_chart` with `dimension` and `se` by the chosen estimator, and the 95 % interval `low` to `high`."""
     return add_interval(add_dimension(base_chart(table, *by)), "dimension", "se")
 
 
 def add_dimension(chart: alt.Chart) -> alt.Chart:
-    """Add `dimension` by the selected estimator, and its `se`."""
+    """Add the columns `dimension` and `se`: value and standard error by the estimator that the control selects."""
     return chart.transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
 
 
 def add_interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:
-    """Add `low` and `high`, the 95 % interval; null for rows without a standard error."""
+    """Add the columns `low` and `high`, the 95 % interval of column `value`; both are null without a standard error."""
     known = f"datum.{se} == null || datum.t == null ? null : datum.{value}"
     return chart.transform_calculate(low=f"{known} - datum.t * datum.{se}", high=f"{known} + datum.t * datum.{se}")
 
@@ -112,7 +123,7 @@ def layer_charts(*parts: Any, height: int = 320, **kept: Any) -> alt.LayerChart:
 
 
 def band(chart: alt.Chart, opacity: float = 0.18, **kept: Any) -> alt.Chart:
-    """Area from `low` to `high`."""
+    """Draw the area from `low` to `high`; rows without an interval are left out."""
     return chart.transform_filter("datum.low != null").mark_area(opacity=opacity, aria=False, **kept)
 
 
@@ -123,7 +134,7 @@ def line(chart: alt.Chart, width: float = 2, dots: int = 0, **kept: Any) -> alt.
 
 
 def dots(chart: alt.Chart, size: int, *encoding: Any) -> list[alt.Chart]:
-    """Points, hollow if the finding `trust` calls the row doubtful."""
+    """Return two charts of points: filled for reliable rows, hollow for rows that the finding `trust` doubts."""
     look: dict[str, Any] = {"size": size, "opacity": 1, "aria": False}
     sound = chart.transform_filter("!datum.doubt").mark_point(filled=True, **look)
     doubtful = chart.transform_filter("datum.doubt").mark_point(filled=False, strokeWidth=1, **look)
@@ -131,14 +142,20 @@ def dots(chart: alt.Chart, size: int, *encoding: Any) -> list[alt.Chart]:
 
 
 def end_labels(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
-    """Label each line (one per value of `per`) at its right end along `by` with the value of the expression `word`."""
+    """Write a label at the right end of each line.
+
+    Args:
+        by: column of the x axis.
+        per: column of which each value has one line.
+        word: Vega expression of the label.
+    """
     last = chart.transform_joinaggregate(end=f"max({by})", groupby=[per])
     last = last.transform_filter(f"datum.{by} == datum.end").transform_calculate(word=word)
     return last.mark_text(align="left", dx=8, aria=False, limit=150).encode(text="word:N")
 
 
 def step_axis(shown: ChartContext, field: str = "step", labels: bool = True) -> alt.X:
-    """Axis of training steps: symlog, logarithmic above 1 and including 0."""
+    """Return the axis of training steps. Its scale is symlog: logarithmic for large steps, and defined at step 0."""
     axis = alt.Axis(values=step_ticks(shown), labelExpr=SHORT_NUMBER_EXPR, labels=labels, grid=False)
     return alt.X(f"{field}:Q", title=STEP_TITLE if labels else None, scale=alt.Scale(type="symlog"), axis=axis)
 
@@ -148,13 +165,13 @@ def step_ticks(shown: ChartContext) -> list[int]:
 
 
 def checkpoint_axis(labels: bool) -> alt.X:
-    """Axis of checkpoints: one column each."""
+    """Return the axis of a heat map that has one column per checkpoint."""
     axis = alt.Axis(labels=labels, ticks=labels, labelAngle=0, labelExpr=SHORT_NUMBER_EXPR)
     return alt.X("step:O", title=f"{STEP_TITLE} (one column per checkpoint)" if labels else None, axis=axis)
 
 
 def layer_axis() -> alt.Y:
-    """Axis of layers, the first at the bottom."""
+    """Return the axis of layers, with layer 0 at the bottom."""
     return alt.Y("layer:O", title="layer", sort="descending")
 
 
@@ -164,12 +181,12 @@ def depth_axis(labels: bool = True) -> alt.X:
 
 
 def share_axis(column: str = "anisotropy", title: str = ANISOTROPY_TITLE) -> alt.Y:
-    """Axis of a share, always from 0 to 1."""
+    """Return the axis of a share; it always spans 0 to 1."""
     return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
 
 
 def value_axis(column: str, title: str) -> alt.Y:
-    """Axis that may exclude zero."""
+    """Return the axis of a quantity; it spans the values and need not include zero."""
     return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
 
 
@@ -187,7 +204,10 @@ def _tip(column: str) -> alt.Tooltip:
 
 
 def draw_band(table: str, x: alt.X, metrics: Sequence[str], columns: int = 3) -> alt.FacetChart:
-    """Band of a population (`low` to `high`, dashed `median`) with one run (`value`) over it, a panel per metric."""
+    """Draw one run over the band of its population, in one panel per metric.
+
+    The table has the columns `metric`, `low` and `high` (the band), `median` (a dashed line) and `value` (the run).
+    """
     base = alt.Chart(alt.NamedData(table))
 
     def y(column: str) -> alt.Y:
@@ -201,7 +221,7 @@ def draw_band(table: str, x: alt.X, metrics: Sequence[str], columns: int = 3) ->
 
 
 def facet_by_metric(metrics: Sequence[str], *layers: alt.Chart, columns: int = 3) -> alt.FacetChart:
-    """One panel per metric, each with its own scale."""
+    """Draw the layers in one panel per metric; each panel has a y scale of its own."""
     drawn = alt.layer(*layers).properties(width=250, height=130)
     header = alt.Header(labelFontWeight="bold")
     chart = drawn.facet(alt.Facet("metric:N", title=None, sort=list(metrics), header=header), columns=columns)
@@ -209,6 +229,6 @@ def facet_by_metric(metrics: Sequence[str], *layers: alt.Chart, columns: int = 3
 
 
 def plain_step_axis() -> alt.X:
-    """Axis of training steps for a chart without shared scales: symlog, with ticks at powers of ten."""
+    """Return the axis of training steps for a chart without a ChartContext; ticks are at 0 and at the powers of ten."""
     axis = alt.Axis(values=STEP_TICKS, labelExpr=SHORT_NUMBER_EXPR, grid=False)
     return alt.X("step:Q", title=STEP_TITLE, scale=alt.Scale(type="symlog"), axis=axis)

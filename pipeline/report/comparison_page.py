@@ -1,4 +1,4 @@
-"""Pages of `shapelake compare`: one offline HTML file with drawn charts and the table behind them, without scripts."""
+"""Pages of `shapelake compare`: each is an offline HTML file without scripts that has SVG charts and their tables."""
 
 import shlex
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.report.sections import ASSETS
 from pipeline.report.tables import ReportTable, make_report_table
 
 COMPARED = ("corpus", "recipe", "kind")
-"""Columns that separate the charts of a page."""
+"""Columns that divide the rows of a page: each combination of their values has charts of its own."""
 MAX_TABLE_ROWS = 4000
 COLOUR = theme.COLOURS[0]
 
@@ -30,7 +30,7 @@ class DrawnChart(NamedTuple):
 
 
 def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
-    """Write the page of a comparison.
+    """Write the page of a comparison to `path`, and return the path; `uri` is that of the lake.
 
     Raises:
         UsageError: `path` is not a writable .html file.
@@ -43,7 +43,10 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
 
 
 def _draw_comparison(found: Comparison) -> list[DrawnChart]:
-    """Charts of the difference of each block over depth; for two histories, of the block mean over training."""
+    """Draw the differences in one chart per corpus, recipe and kind.
+
+    The charts of two histories show the mean over the blocks over training; all others show each block over depth.
+    """
     over, chosen = "depth", pl.col("state") == "block"
     caption = "The difference of each block, with its 95 % interval for this block alone."
     if found.of == HISTORIES:
@@ -60,7 +63,10 @@ def _compare_command(found: Comparison, uri: str) -> str:
 
 
 def _similarity_charts(found: Comparison) -> list[DrawnChart]:
-    """One chart over depth per corpus, recipe and kind; for two histories, at the last common step."""
+    """Draw similarity over depth, in one chart per corpus, recipe and kind; return no charts without similarities.
+
+    Of two histories, the charts show the last common step that has a similarity.
+    """
     rows = found.similarity
     if rows.is_empty():
         return []
@@ -89,7 +95,7 @@ def _similarity_charts(found: Comparison) -> list[DrawnChart]:
 
 
 def _similarity_tables(found: Comparison) -> list[ReportTable]:
-    """Table of the numbers behind the similarity charts; an empty list without similarity."""
+    """Return one table with the numbers behind the similarity charts, or an empty list without similarities."""
     rows = found.similarity
     if rows.is_empty():
         return []
@@ -99,7 +105,7 @@ def _similarity_tables(found: Comparison) -> list[ReportTable]:
 
 
 def write_population(found: Population, path: str | Path, uri: str) -> Path:
-    """Write the page that compares one training run with the band of the other runs of the same model size.
+    """Write the page that compares a training run with the other runs of its model size, and return its path.
 
     Raises:
         UsageError: `path` is not a writable .html file.
@@ -113,7 +119,11 @@ def write_population(found: Population, path: str | Path, uri: str) -> Path:
 
 
 def draw_population_charts(found: Population) -> list[DrawnChart]:
-    """Per heading, a chart over depth at the last step and, with several steps, one of the block mean by step."""
+    """Draw a run over the band of the others, for each corpus, recipe and kind.
+
+    One chart shows the last step over depth. If there are several steps, another shows the mean over the blocks by
+    step.
+    """
     charts = []
     for heading, part in _divide(found.rows):
         last = part.filter(pl.col("state") == "block", pl.col("step") == part["step"].max())
@@ -129,7 +139,7 @@ def draw_population_charts(found: Population) -> list[DrawnChart]:
 
 
 def _divide(rows: pl.DataFrame, also: str | None = None) -> list[tuple[str, pl.DataFrame]]:
-    """Divide the rows by corpus, recipe and kind; return each part with its heading."""
+    """Divide the rows by corpus, recipe, kind and the column `also`; return the heading and the rows of each part."""
     keys = [*COMPARED, *([also] if also else [])]
     parts = rows.partition_by(keys, maintain_order=True, as_dict=True)
     return [(", ".join(str(each) for each in (key[0], *key[3:], *key[1:3])), part) for key, part in parts.items()]
@@ -140,13 +150,13 @@ def _axis(over: str) -> alt.X:
 
 
 def _finish(chart: alt.FacetChart, rows: pl.DataFrame) -> str:
-    """SVG of a chart of the named table `rows`."""
+    """Return the SVG of a chart that refers to its data as the named table `rows`."""
     spec = chart.to_dict(validate=False) | {"datasets": {"rows": rows.to_dicts()}, "config": theme.print_config()}
     return vl_convert.vegalite_to_svg(spec)
 
 
 def _metrics(rows: pl.DataFrame) -> list[str]:
-    """Metrics of the rows, the headline ones first."""
+    """Return the metrics of the rows: first those of HEADLINE_METRICS, then the others by name."""
     known = {*rows["metric"]}
     return [name for name in HEADLINE_METRICS if name in known] + sorted(known - {*HEADLINE_METRICS})
 
@@ -169,7 +179,10 @@ def _draw_population(rows: pl.DataFrame, over: str) -> str:
 
 
 def _table(rows: pl.DataFrame, caption: str) -> ReportTable:
-    """Table of the rows; if there are more than MAX_TABLE_ROWS, only of the means over the blocks."""
+    """Return a table of the rows, without empty columns and without columns `_b` that repeat another column.
+
+    If there are more than MAX_TABLE_ROWS rows, the table has only the means over the blocks.
+    """
     if rows.height > MAX_TABLE_ROWS:
         rows = rows.filter(pl.col("layer").is_null())
         caption = f"{caption} For every layer use --json."

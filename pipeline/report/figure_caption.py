@@ -1,4 +1,4 @@
-"""Caption of a figure, written beside it as Markdown: models, steps, corpus, recipe, errors and the query."""
+"""Caption of a figure: a Markdown file beside it with models, steps, corpus, recipe, errors and a query."""
 
 import shlex
 from collections.abc import Iterator
@@ -14,13 +14,18 @@ CAPTION_SUFFIX = ".caption.md"
 
 
 Similarity = tuple[pl.Series, str]
-"""Numbers of compared tokens in a figure of similarity records, and the sentence on its errors."""
+"""For a figure of similarity records: the number of compared tokens of each similarity, and the sentence on errors."""
 
 
 def write_caption(
     path: Path, title: str, uri: str, options: FigureOptions, rows: pl.DataFrame, similarity: Similarity | None = None
 ) -> Path:
-    """Write the caption of the figure at `path` beside it, as NAME.caption.md; `rows` are the rows of the figure."""
+    """Write the caption of the figure at `path` to NAME.caption.md in the same folder, and return that path.
+
+    Args:
+        rows: rows of the lake that the figure shows.
+        similarity: None for a figure that shows no similarity records.
+    """
     target = path.with_suffix(CAPTION_SUFFIX)
     lines = [*_list_selection(rows), *(_describe_similarity(uri, rows, *similarity) if similarity else ())]
     lines += () if similarity else _describe_rows(uri, options, rows)

@@ -1,4 +1,4 @@
-"""Charts of the paper's figures that the report does not have."""
+"""Charts of the paper's figures that are not in the HTML report."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ FACET_COLUMNS = 3
 
 
 def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
-    """Dimension over training, mean over the blocks, of every model; a triangle marks the highest step."""
+    """Draw dimension over training (mean over the blocks), one line per model; a triangle marks the highest value."""
     base = dimension_chart("steps", "text")
     look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
     title = f"{DIMENSION_TITLE}, mean over blocks"
@@ -45,14 +45,14 @@ def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
 
 
 def profiles_over_training(shown: ChartContext) -> alt.FacetChart:
-    """Anisotropy over depth at every checkpoint, one panel per model."""
+    """Draw anisotropy over depth, one line per checkpoint and one panel per model."""
     base = base_chart("layers", "text").transform_filter("datum.step != null && datum.block")
     lines = line(base, 1.5).encode(depth_axis(), share_axis(), history_charts.step_colour(shown), alt.Detail("step:N"))
     return _panels(lines)
 
 
 def text_against_random(shown: ChartContext) -> alt.FacetChart:
-    """Anisotropy over depth at the newest checkpoint, on text and on random tokens, one panel per model."""
+    """Draw anisotropy over depth at the newest checkpoint, on text and on random tokens, in one panel per model."""
     base = add_interval(history_charts.newest_on_every_text(), "anisotropy", "anisotropy_se")
     look, each = theme.input_encodings(shown.texts), alt.Detail("text:N")
     drawn = alt.layer(
@@ -64,7 +64,7 @@ def text_against_random(shown: ChartContext) -> alt.FacetChart:
 
 
 def anisotropy_and_sinks(shown: ChartContext) -> alt.FacetChart:
-    """Anisotropy over depth at the newest checkpoint, of all tokens and without sink tokens, one panel per model."""
+    """Draw anisotropy over depth at the newest checkpoint, with and without sink tokens, in one panel per model."""
     base = base_chart("sinks", "text")
     base = add_interval(base, "anisotropy", "se")
     look, each = theme.token_encodings(), alt.Detail("tokens:N")
@@ -78,7 +78,10 @@ def anisotropy_and_sinks(shown: ChartContext) -> alt.FacetChart:
 
 
 def spectrum(shown: ChartContext) -> alt.FacetChart:
-    """Eigenvalues of the covariance by rank, both logarithmic, one line per block, one panel per model and step."""
+    """Draw the eigenvalues of the covariance, as shares of the variance, by rank; both axes are logarithmic.
+
+    Each block has a line, and each model and step a panel.
+    """
     log, total = alt.Scale(type="log"), "share of the variance"
     x = alt.X("rank:Q", scale=log, title="rank of the eigenvalue", axis=alt.Axis(tickCount=4, format="~s"))
     y = alt.Y("share:Q", scale=log, title=total, axis=alt.Axis(tickCount=5, format="~e"))
@@ -87,7 +90,10 @@ def spectrum(shown: ChartContext) -> alt.FacetChart:
 
 
 def linearity(shown: ChartContext) -> alt.FacetChart:
-    """R^2 of the best linear map to the next layer, and to its increment, over depth, one panel per model."""
+    """Draw R^2 of the best linear map from each block to the next layer, over depth, in one panel per model.
+
+    A second line has R^2 of the best linear map to the increment: the next layer minus this one.
+    """
     base = base_chart("linearity", "text")
     order = ["next layer", "increment"]
     colour = alt.Color("of:N", title=None, sort=order, scale=alt.Scale(range=["#0072b2", "#d55e00"]))
@@ -97,7 +103,7 @@ def linearity(shown: ChartContext) -> alt.FacetChart:
 
 
 def profile_ridge(shown: ChartContext) -> alt.FacetChart:
-    """Profiles of anisotropy over depth, stacked by training step, the earliest at the bottom; one column per model."""
+    """Draw anisotropy over depth in one row per step, the earliest at the bottom, and one column per model."""
     base = base_chart("layers", "text").transform_filter("datum.step != null && datum.block")
     y = alt.Y("anisotropy:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=None)
     area = base.mark_area(opacity=0.8, line=True, strokeWidth=0.8)
@@ -113,10 +119,10 @@ def _panels(chart: Any, by: str = "history") -> alt.FacetChart:
 
 
 def population_over_depth(shown: ChartContext) -> alt.FacetChart:
-    """Band of the runs of one size over depth at the last step, with one run over it."""
+    """Draw one run over the band of the other runs of its size, over depth at the last step."""
     return draw_band("population", depth_axis(), HEADLINE_METRICS)
 
 
 def population_over_training(shown: ChartContext) -> alt.FacetChart:
-    """Band of the runs of one size over training, mean over the blocks, with one run over it."""
+    """Draw one run over the band of the other runs of its size: the mean over the blocks, over training."""
     return draw_band("population_steps", plain_step_axis(), HEADLINE_METRICS)

@@ -1,4 +1,4 @@
-"""Data of a figure: the selected rows, and the tables that only figures draw."""
+"""Data of a figure: the rows that its options select, the tables of the report, and those that only figures draw."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,14 +25,14 @@ MAX_LISTED_STEPS = 12
 
 
 class FigureOptions(NamedTuple):
-    """Selection and look of a figure; sizes in points at print."""
+    """Choice of the rows of a figure, and its look. `models` and `corpus` are globs; sizes are in points at print."""
 
     models: str = "*"
     corpus: str = "*"
     estimator: str = next(iter(ESTIMATOR_LABELS))
     step: int | None = None
     run: str | None = None
-    """`MODEL`: the run that is drawn over the band of its size."""
+    """Label of the run that is drawn over the band of the other runs of its size; None: no band is drawn."""
     width: int = 480
     height: int | None = None
     title: str | None = None
@@ -40,15 +40,17 @@ class FigureOptions(NamedTuple):
 
 
 class FigureData(NamedTuple):
-    """Rows of the selection, one row per layer and label, and tables by the names that charts use."""
+    """Rows and tables of a figure."""
 
     rows: pl.DataFrame
+    """Rows of the lake that the options select, one per label, text and layer."""
     charts: ChartTables
     tables: dict[str, pl.DataFrame]
+    """All tables, those of `charts` included, by the names that charts use."""
 
 
 def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
-    """Load the rows of a figure.
+    """Load the rows that the options select, and build the tables of all figures from them.
 
     Raises:
         UsageError: no model, corpus or step of the lake matches, or the estimator is unknown.
@@ -73,7 +75,11 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
 
 
 def _population(reader: LakeReader, options: FigureOptions, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Band of the runs of the size of `options.run` on the first text: over depth at the last step, and over steps."""
+    """Compare `options.run` with the other runs of its size, on the first text; both tables are empty if it is None.
+
+    `population` has the blocks at `options.step`, or at the last step if that is None. `population_steps` has the means
+    over the blocks at every step.
+    """
     if options.run is None:
         return {"population": pl.DataFrame(), "population_steps": pl.DataFrame()}
     texts = sorted(rows["corpus"].unique(), key=lambda name: (name.startswith(RANDOM_CORPUS_PREFIX), name))
@@ -114,7 +120,7 @@ def _select_step(rows: pl.DataFrame, step: int | None) -> pl.DataFrame:
 
 
 def _load_extra(reader: LakeReader, rows: pl.DataFrame) -> pl.DataFrame:
-    """Load the columns that only figures draw, of the cells of these rows."""
+    """Load EXTRA_COLUMNS of the blocks in the cells of these rows; a column that the lake lacks is null."""
     have = set(reader.layers().columns)
     names = [name if name in have else f"NULL AS {name}" for name in EXTRA_COLUMNS]
     found = reader.query_frame(f"SELECT cell_id, layer, {', '.join(names)} FROM layers WHERE state = 'block'")
@@ -134,7 +140,10 @@ def _sinks(newest: pl.DataFrame) -> pl.DataFrame:
 
 
 def _spectrum(newest: pl.DataFrame) -> pl.DataFrame:
-    """Eigenvalues as shares of the variance, at 64 ranks; rows of earlier versions have the first 32."""
+    """Return one row per block and rank, with the eigenvalue as `share` of the total variance.
+
+    A block has up to 64 log-spaced ranks. A block that an earlier version measured has the ranks 1 to 32.
+    """
     step = pl.when(pl.col("step").is_null()).then(pl.lit("")).otherwise(pl.format(", step {}", "step"))
     first = pl.int_ranges(1, pl.col("top_eigenvalues").cast(pl.List(pl.Float64)).list.len() + 1, dtype=pl.Int32)
     named = newest.select(

@@ -21,32 +21,35 @@ from pipeline.strict_model import suggest
 
 POINTS_PER_INCH, PNG_DOTS_PER_INCH = 72, 300
 AXIS_ROOM, MIN_PANEL, FITTING_ROUNDS = 60, 40, 3
-"""First estimate of the points beside the panels; smallest width of a panel; number of corrections of the width."""
+"""First estimate of the width beside the panels, in points; smallest width of a panel, in points; number of rounds.
+
+Each round draws the figure and corrects the width of its panels, until the figure has the requested width.
+"""
 LEGEND_ENTRY = 150
-"""Width in points of a name in a legend."""
+"""Width in points that each name in a legend gets."""
 SHORT_TITLE_BELOW = 200
 """Width of a panel in points below which its axis of depth has a short title."""
 
 
 NEEDS_RECORDS = (
-    "Run its sweep with `similarity: {}` to make similarity records; a figure over training needs two checkpoints"
+    "Add `similarity: {}` to the sweep and run it to make similarity records; over training, two checkpoints need them"
 )
 
 
 class FigureSpec(NamedTuple):
-    """A figure of the table FIGURES."""
+    """Description of one figure in FIGURES."""
 
     draw: Callable[[ChartContext], Any]
     title: str
     table: str
-    """Table that must have rows."""
+    """Name of the table that must have rows for the figure to be drawn."""
     over_training: bool = False
     every_text: bool = False
     """True if the figure draws all texts; otherwise it draws the first text that is not random tokens."""
     errors: str | None = None
-    """Sentence on errors in the caption of a figure of similarity records; None if the figure draws rows of layers."""
-    needs: str = "Draw another figure, or measure what this one needs"
-    """Remedy if the table is empty."""
+    """Sentence on errors in the caption of a figure of similarity records; None for a figure without such records."""
+    needs: str = "Draw another figure, or run a sweep that measures what this figure shows"
+    """Remedy that the error message names if the table is empty."""
 
 
 FIGURES: dict[str, FigureSpec] = {
@@ -109,10 +112,11 @@ FIGURES: dict[str, FigureSpec] = {
 def draw_figure(reader: LakeReader, name: str, path: str | Path, options: FigureOptions | None = None) -> Path:
     """Draw a figure of FIGURES to a .svg, .png or .pdf file, write its caption beside it, and return its path.
 
-    A lake with several texts is drawn on the first that is not random tokens.
+    If the lake has several texts, most figures draw the first one that is not random tokens.
 
     Raises:
-        UsageError: unknown figure, no data for it, unsupported extension, path not writable, or no match in the lake.
+        UsageError: the figure is unknown or the lake has no data for it; the path has another extension or cannot be
+            written; or an option is unknown, matches nothing in the lake, or does not fit the figure.
     """
     _require_figure(name)
     path, chosen = output_paths.require_writable_file("figure", path, tuple(_WRITERS)), options or FigureOptions()
@@ -123,7 +127,10 @@ def draw_figure(reader: LakeReader, name: str, path: str | Path, options: Figure
 def draw_all_figures(
     reader: LakeReader, folder: str | Path, options: FigureOptions | None = None, suffix: str = ".svg"
 ) -> Iterator[tuple[str, Path | None]]:
-    """Draw every figure for which the lake has data into a folder; yield each name with its file, or None."""
+    """Draw every figure for which the lake has data into a folder; yield each name with the path of its file.
+
+    The path is None for a figure without data, and for a figure over training if the options choose a step.
+    """
     folder, chosen = output_paths.require_writable_folder("figure all", folder), options or FigureOptions()
     folder.mkdir(exist_ok=True)
     data = load_figure_data(reader, chosen)
@@ -138,7 +145,11 @@ def draw_all_figures(
 def build_figure_spec(
     reader: LakeReader, name: str, options: FigureOptions | None = None, data: FigureData | None = None
 ) -> dict[str, Any]:
-    """Build the Vega-Lite spec of a figure, including its data."""
+    """Build the Vega-Lite spec of a figure, including its data; `data` is loaded from the lake if it is None.
+
+    Raises:
+        UsageError: the lake has no data for the figure, or an option does not fit the figure or the lake.
+    """
     chosen, figure = options or FigureOptions(), FIGURES[name]
     data = data or load_figure_data(reader, chosen)
     if figure.over_training and chosen.step is not None:
@@ -182,7 +193,10 @@ def _select_drawn(data: FigureData, table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _select_drawn_rows(name: str, data: FigureData) -> pl.DataFrame:
-    """Select the rows that the figure draws: one text and, unless it is over training, the newest checkpoints."""
+    """Select the rows that the figure draws.
+
+    They have one text, unless the figure draws every text, and the newest checkpoints, unless it is over training.
+    """
     rows = data.rows if FIGURES[name].over_training else select_newest_rows(data.rows)
     text = ChartContext.from_tables(data.charts).default_choice("text")
     return rows if FIGURES[name].every_text else rows.filter(text=text)
@@ -223,14 +237,14 @@ def _objects(part: Any) -> Iterator[dict[str, Any]]:
 
 
 def _narrow_legends(spec: dict[str, Any], columns: int) -> None:
-    """Limit the names per line of the legends that state a number of columns."""
+    """Limit each legend that states a number of columns to at most `columns` names per line."""
     for part in _objects(spec):
         if isinstance(legend := part.get("legend"), dict) and "columns" in legend:
             legend["columns"] = min(legend["columns"], columns)
 
 
 def _shorten_titles(spec: dict[str, Any]) -> None:
-    """Replace the title of depth axes, which overlap in narrow panels."""
+    """Shorten the titles of depth axes to `depth`, since the long titles overlap in narrow panels."""
     for part in _objects(spec):
         if part.get("title") == DEPTH_TITLE:
             part["title"] = "depth"

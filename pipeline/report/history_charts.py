@@ -1,4 +1,4 @@
-"""Charts of one history: over depth, layer by checkpoint, over training, and text against random tokens."""
+"""Charts of one history: profiles over depth, heat maps of layer by checkpoint, and curves over training."""
 
 import altair as alt
 
@@ -38,7 +38,10 @@ PEAK_COLOUR, IS_SIGNIFICANT_EXPR = "#c0392b", f"indexof({sorted(WORDS.peaked)}, 
 
 
 def draw_heat_map(shown: ChartContext) -> alt.VConcatChart:
-    """Anisotropy, layer by checkpoint, with and without sink tokens; dots mark significant interior maxima."""
+    """Draw two heat maps of anisotropy by layer and checkpoint: with and without sink tokens.
+
+    Dots mark significant interior maxima.
+    """
     panels = [_map(shown, "anisotropy", "all tokens", False)]
     panels += [_map(shown, "anisotropy_no_sink", "without sink tokens", True)]
     return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared", color="independent")
@@ -57,14 +60,17 @@ def _map(shown: ChartContext, column: str, title: str, labels: bool) -> alt.Laye
 
 
 def _unit_range() -> alt.Chart:
-    """Invisible marks with the values 0 and 1, which widen the colour scale if the control asks for it."""
+    """Return invisible marks at 0 and 1, which widen the colour scale to 0..1 if the control `colours` asks for it."""
     ends = alt.Chart(alt.Data(values=[{"end": 0}, {"end": 1}])).transform_filter(f"colours == '{COLOUR_SCALES[1]}'")
     return ends.mark_point(opacity=0, aria=False).encode(alt.Color("end:Q", title=ANISOTROPY_TITLE))
 
 
 def _significant_peaks(base: alt.Chart, column: str) -> alt.Chart:
-    """Highest block of each checkpoint where it exceeds the first and the last block by more than the 95 % interval of
-    an unpaired difference; a flat profile has none."""
+    """Select the highest block of each checkpoint if it is significantly above the first and the last block.
+
+    It must exceed both by more than the half-width of the 95 % interval of an unpaired difference: t * sqrt(2) * its
+    standard error. A flat profile has no such block.
+    """
     blocks = base.transform_filter("datum.block")
     blocks = blocks.transform_joinaggregate(first="min(layer)", last="max(layer)", groupby=["step"])
     is_end = "datum.layer == datum.first || datum.layer == datum.last"
@@ -75,14 +81,20 @@ def _significant_peaks(base: alt.Chart, column: str) -> alt.Chart:
 
 
 def newest_on_every_text(*by: str) -> alt.Chart:
-    """Chart of the blocks at the newest checkpoint on every text; `input` is text or random tokens."""
+    """Return a chart, still without marks, of the blocks at the newest checkpoint on every text.
+
+    The column `input` has the value `text` or `random tokens`. The controls `by` choose the rows, as in `base_chart`.
+    """
     base = base_chart("layers", *by).transform_filter("datum.newest && datum.block")
     is_random = f"indexof(datum.text, '{RANDOM_CORPUS_PREFIX}') == 0"
     return base.transform_calculate(input=f"{is_random} ? 'random tokens' : 'text'")
 
 
 def draw_newest(shown: ChartContext) -> alt.VConcatChart:
-    """Anisotropy with and without sink tokens, and dimension, over depth: the newest checkpoint on every text."""
+    """Draw the newest checkpoint over depth, on every text, in three panels.
+
+    The panels show anisotropy with sink tokens, anisotropy without sink tokens, and dimension.
+    """
     base = newest_on_every_text("history")
     panels = [
         _over_depth(shown, base, share_axis("anisotropy"), "anisotropy_se", "all tokens"),
@@ -109,7 +121,10 @@ def _over_depth(shown: ChartContext, base: alt.Chart, y: alt.Y, se: str, title: 
 
 
 def draw_profiles(shown: ChartContext) -> alt.LayerChart:
-    """Anisotropy over depth at every checkpoint, coloured by step; first and last labelled, the last bold."""
+    """Draw anisotropy over depth, one line per checkpoint, coloured by step.
+
+    The first and the last line have labels, and the last one is bold.
+    """
     base = base_chart("layers", *HISTORY_CONTROLS).transform_filter("datum.step != null && datum.block")
     colour = step_colour(shown)
     tips = tooltips("step", "layer", "depth", "anisotropy", "anisotropy_se")
@@ -129,7 +144,10 @@ def step_colour(shown: ChartContext) -> alt.Color:
 
 
 def draw_dimension(shown: ChartContext) -> alt.LayerChart:
-    """Dimension over training by block; landmark blocks bold with their 95 % band, a triangle at each peak."""
+    """Draw dimension over training, one line per block.
+
+    Landmark blocks are bold and have their 95 % band, and a triangle at their peak.
+    """
     base = dimension_chart("layers", *HISTORY_CONTROLS).transform_filter("datum.step != null && datum.block")
     bold = base.transform_filter("datum.landmark")
     x, y, each = step_axis(shown), value_axis("dimension", DIMENSION_TITLE), alt.Detail("layer:N")
@@ -146,7 +164,11 @@ def draw_dimension(shown: ChartContext) -> alt.LayerChart:
 
 
 def _peaks(shown: ChartContext) -> list[alt.Chart]:
-    """Triangles: filled, with the interval of their step, if rise and fall are significant, else hollow."""
+    """Mark the peak of each landmark block with a triangle.
+
+    If rise and fall are both significant, the triangle is filled, and a line shows the 95 % interval of the peak's
+    step. Otherwise it is hollow.
+    """
     base = base_chart("peaks", *HISTORY_CONTROLS, "estimator").transform_filter("datum.landmark")
     tips = tooltips("layer", "verdict", "peak_step", "peak_step_low", "peak_step_high", "peak_value")
     significant = alt.condition(IS_SIGNIFICANT_EXPR, alt.value(1), alt.value(0))
@@ -162,7 +184,7 @@ def _peaks(shown: ChartContext) -> list[alt.Chart]:
 
 
 def draw_dimension_and_loss(shown: ChartContext) -> alt.VConcatChart:
-    """Dimension (mean over the blocks) above the loss, on a shared axis of steps."""
+    """Draw dimension (mean over the blocks) in a panel above the loss, on a shared axis of steps."""
     upper = dimension_chart("steps", *HISTORY_CONTROLS)
     lower = base_chart("steps", *HISTORY_CONTROLS).transform_filter("datum.loss != null")
     lower = add_interval(lower, "loss", "loss_se")
@@ -186,7 +208,10 @@ def _over_steps(
 
 
 def draw_random_gaps(shown: ChartContext) -> alt.VConcatChart:
-    """Text minus random tokens, layer by checkpoint; a dot marks differences within error (95 %)."""
+    """Draw heat maps of text minus random tokens, by layer and checkpoint: anisotropy and dimension (TwoNN).
+
+    A dot marks a difference whose 95 % interval includes 0.
+    """
     panels = [
         _gap(shown, "anisotropy", "anisotropy: text - random", False),
         _gap(shown, "id_twonn", "dimension (TwoNN): text - random", True),

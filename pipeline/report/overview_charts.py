@@ -1,4 +1,4 @@
-"""Charts across histories: all models of a lake, encoders and decoders distinguished."""
+"""Charts that compare all models of a lake. Lines and symbols differ between encoders and decoders."""
 
 import altair as alt
 
@@ -23,7 +23,7 @@ from pipeline.report.chart_parts import (
 
 
 def draw_profile(shown: ChartContext) -> alt.VConcatChart:
-    """Anisotropy over relative depth at the newest checkpoint of every model, with and without sink tokens."""
+    """Draw anisotropy over relative depth at the newest checkpoint of every model, with and without sink tokens."""
     panels = [_profile(shown, "anisotropy", "all tokens", False)]
     panels += [_profile(shown, "anisotropy_no_sink", "without sink tokens", True)]
     return alt.vconcat(*panels, spacing=14).resolve_scale(
@@ -46,7 +46,7 @@ def _profile(shown: ChartContext, column: str, title: str, labels: bool) -> alt.
 
 
 def draw_dimension_over_depth(shown: ChartContext) -> alt.LayerChart:
-    """Dimension over relative depth at the newest checkpoint of every model, with its 95 % interval."""
+    """Draw dimension over relative depth at the newest checkpoint of every model, with its 95 % interval."""
     base = dimension_chart("layers", "text").transform_filter("datum.newest && datum.block && datum.dimension != null")
     look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
     tips = tooltips("history", "kind", "step", "layer", "depth", "dimension", "se", "doubt")
@@ -60,7 +60,10 @@ def draw_dimension_over_depth(shown: ChartContext) -> alt.LayerChart:
 
 
 def draw_growth(shown: ChartContext) -> alt.LayerChart:
-    """Anisotropy over training of every model, mean over its blocks; thin and faint without sink tokens."""
+    """Draw anisotropy over training (mean over the blocks), one line per model.
+
+    A second, thin and faint line of the model shows anisotropy without sink tokens.
+    """
     base = add_interval(base_chart("steps", "text"), "anisotropy", "anisotropy_se")
     look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
     tips = tooltips("history", "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
@@ -75,7 +78,7 @@ def draw_growth(shown: ChartContext) -> alt.LayerChart:
 
 
 def draw_dimension_multiples(shown: ChartContext) -> alt.FacetChart:
-    """Dimension over training, one panel per model, one line per landmark block."""
+    """Draw dimension over training, in one panel per model, with one line per landmark block."""
     base = dimension_chart("layers", "text").transform_filter("datum.landmark && datum.step != null")
     tips = tooltips("history", "step", "layer", "dimension", "se")
     x, y, dash = step_axis(shown), value_axis("dimension", DIMENSION_TITLE), alt.StrokeDash("layer:O", legend=None)

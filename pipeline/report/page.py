@@ -32,14 +32,17 @@ class PageContent(NamedTuple):
 
     uri: str
     facts: dict[str, int]
-    """Number of models, checkpoints, texts, cells and rows."""
+    """Counts by name: `models`, `checkpoints`, `texts`, `cells` and `rows`."""
     where: dict[str, dict[str, str]]
-    """SQL condition that selects each history and each text."""
+    """SQL conditions in two levels: first the control (`history` or `text`), then the name that it selects.
+
+    `where["history"][name]` is true for the rows of this history, `where["text"][name]` for those of this text.
+    """
     tables: ChartTables
     verdicts: Verdicts
     printed_tables: tuple[printed.ReportTable, ...]
     specs: ChartSpecs
-    """Vega-Lite spec per section, shared by all pages so that scales agree; page.js sets the controls."""
+    """Vega-Lite specs by the name of the section. All pages share them, so that their scales are equal."""
 
 
 class PageOptions(NamedTuple):
@@ -47,13 +50,13 @@ class PageOptions(NamedTuple):
 
     sections: tuple[Section, ...]
     most: int
-    """Limit of the rows of layers."""
+    """Largest number of rows of `tables.layers` that the page has; a larger table is thinned."""
     links: Mapping[str, str] = MappingProxyType({})
-    """Address of the page of each history."""
+    """Addresses of the other pages by the name of their history; empty on a page that does not link to them."""
     up: str = ""
-    """Address of the start page."""
+    """Address of the start page; empty on the start page itself."""
     without_pages: str = ""
-    """Command that writes pages, shown in an index without charts and pages; empty for other pages."""
+    """Command that writes pages, for an index that has neither charts nor pages; empty on all other pages."""
 
 
 def render_page(content: PageContent, options: PageOptions) -> str:
@@ -112,14 +115,14 @@ def vega_bundle() -> str:
 
 
 def _build_vega_bundle() -> str:
-    # A function scope, since the bundle's short top-level names collide with each other and with page.js.
+    # The code is wrapped in a function, since its short top-level names would collide with each other and with page.js.
     code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return f"(function(){{{code}}})();".replace("</script", "<\\/script")
 
 
 @cache
 def load_template(name: str) -> jinja2.Template:
-    """Load a template of `assets`."""
+    """Load the template of this name from the folder `assets`."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
     environment.filters["number"] = _number
@@ -134,18 +137,21 @@ def count_facts(frame: pl.DataFrame) -> dict[str, int]:
 
 
 def select_conditions(frame: pl.DataFrame) -> dict[str, dict[str, str]]:
-    """Return the SQL condition that selects each history and each text of a frame."""
+    """Return SQL conditions, as in `PageContent.where`, for all histories and texts of a frame."""
     return {"history": _histories(frame), "text": _texts(frame)}
 
 
 def _histories(frame: pl.DataFrame) -> dict[str, str]:
-    """SQL condition that selects each history."""
+    """Return the SQL condition of each history, by the name of the history."""
     each = frame.select("history", *HISTORY_KEYS).unique().sort("history")
     return {row.pop("history"): _sql(**row) for row in each.iter_rows(named=True)}
 
 
 def _texts(frame: pl.DataFrame) -> dict[str, str]:
-    """SQL condition that selects each text; the head of the digest disambiguates a shared corpus name."""
+    """Return the SQL condition of each text, by the name of the text.
+
+    If several texts share a corpus name, the condition also compares the first digits of the text's SHA-256.
+    """
     each = (
         frame.select("text", "corpus", "recipe")
         .unique()

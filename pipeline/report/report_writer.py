@@ -1,6 +1,6 @@
 """Writes the report: one offline HTML file, or an index and one page per history if that file is too large.
 
-A page takes the rows of one model, so memory does not grow with the lake.
+Models are read a few at a time for the index, and one at a time for the pages, so memory does not grow with the lake.
 """
 
 import re
@@ -22,19 +22,22 @@ from pipeline.report.survey import Survey, survey_models
 from pipeline.report.verdicts import collect_verdicts
 
 MAX_WHOLE_ROWS = 100_000
-"""Most rows for which one file is tried; the file of a larger lake would nearly always exceed MAX_PAGE_BYTES."""
+"""Largest number of rows of several models for which one file is tried; more rows rarely fit into MAX_PAGE_BYTES."""
 MAX_LAYER_ROWS = 16_000
-"""Rows of layers in one file; longer histories are drawn at every n-th step."""
+"""Largest number of rows of the table `layers` in one file; a larger table is thinned to every n-th step."""
 MAX_INDEX_LAYER_ROWS = 8_000
 MAX_MODELS = 30
-"""Most models for which pages are written. A page takes about a second and 1 MB, mostly the chart library."""
+"""Largest number of models for which pages are written; for more models, only the index is.
+
+A page takes about a second and 1 MB, mostly for the chart library.
+"""
 
 
 class ReportFiles(list[Path]):
     """Paths of the pages, the start page first."""
 
     note = ""
-    """Command for pages that were not written, in one line; empty if all pages were written."""
+    """Line with the command that writes the pages that are missing; empty if all pages were written."""
 
 
 class _Shared(NamedTuple):
@@ -48,10 +51,11 @@ class _Shared(NamedTuple):
 
 
 def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> ReportFiles:
-    """Write the report of the models whose name matches; return the paths of its pages.
+    """Write the report of all models whose name matches the glob `models`; return the paths of its pages.
 
-    The report is one file of at most MAX_PAGE_BYTES. A larger one is split into an index and, beside it, a folder of
-    the same name with one page per history; for more than MAX_MODELS models only the index is written.
+    The report is one file if it has one history, or at most MAX_PAGE_BYTES. Otherwise it is split into an index and,
+    beside it, a folder of the same name with one page per history; for more than MAX_MODELS models, only the index is
+    written.
 
     Raises:
         UsageError: `path` is not a writable .html file, or no model in the lake matches.
@@ -67,7 +71,7 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> Rep
 
 
 def _render_whole(reader: LakeReader, rows: ChartRows) -> str | None:
-    """Render everything as one page; None if the page is too large and has several histories."""
+    """Render the report as one page; return None if it is too large and has several histories."""
     if len(rows.models) > 1 and rows.counts["rows"].sum() > MAX_WHOLE_ROWS:
         return None
     with Progress("Writing the report", 4, "steps") as progress:
@@ -102,7 +106,7 @@ def _write_pages(reader: LakeReader, rows: ChartRows, path: Path) -> ReportFiles
 
 
 def _write_index_alone(reader: LakeReader, rows: ChartRows, path: Path) -> ReportFiles:
-    """Write an index without charts, and note how to get pages."""
+    """Write an index without charts. It states the command that writes pages, and so does `note` of the result."""
     shared = _gather(reader, rows, with_overview=False)
     command = f"shapelake report --lake {shlex.quote(reader.uri)} --models GLOB -o PAGES.html"
     options = PageOptions((), MAX_INDEX_LAYER_ROWS, without_pages=command)
@@ -118,7 +122,7 @@ def _gather(reader: LakeReader, rows: ChartRows, with_overview: bool) -> _Shared
 
 
 def _history_contents(shared: _Shared) -> Iterator[tuple[str, PageContent]]:
-    """Yield the content of each history's page, one model in memory at a time."""
+    """Yield the name of each history and the content of its page; one model is in memory at a time."""
     for model in shared.rows.models:
         frame = shared.rows.load([model])
         tables = build_chart_tables(frame)

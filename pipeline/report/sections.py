@@ -1,4 +1,4 @@
-"""Sections of the page: per chart its question, caption, data table, SQL query, controls and findings."""
+"""Sections of a page: each is one chart with its question, caption, data table, SQL query, controls and findings."""
 
 from collections.abc import Callable
 from importlib.resources import files
@@ -13,11 +13,14 @@ from pipeline.report.chart_parts import ChartContext
 
 ASSETS = files("pipeline.report") / "assets"
 HISTORY_KEYS = ("model", "kind", "stage", "run")
-"""Columns that identify a history; corpus and recipe are fixed by the control `text`."""
+"""Columns that identify a history in the queries; the control `text` selects the corpus and the recipe."""
 HISTORY_KEYS_SQL = ", ".join(HISTORY_KEYS)
 BELIEVED_ROWS_SQL = f"""(FROM layers WHERE NOT coalesce(superseded, false) QUALIFY count(DISTINCT step) OVER
   (PARTITION BY {HISTORY_KEYS_SQL}, corpus, corpus_sha256, recipe, layer, weights_digest) <= 1)"""
-"""Rows of current labels whose weights have one step. Weights with labels of several steps are not drawn."""
+"""SQL of the rows that charts draw.
+
+It leaves out superseded labels, and weights whose labels state several steps, since at most one of the steps is right.
+"""
 
 
 class Section(NamedTuple):
@@ -27,7 +30,7 @@ class Section(NamedTuple):
     draw: Callable[[ChartContext], Any]
     question: str
     how_to_read: str
-    """Caption of the chart; also explains every distinction that is shown by colour."""
+    """Caption of the chart; it also says in words what the chart shows by colour."""
     table: str
     columns: tuple[str, ...]
     """Columns of the table behind the chart, in order; the query returns each of them."""
@@ -36,10 +39,10 @@ class Section(NamedTuple):
     numbers that are computed from similarity records."""
     controls: tuple[str, ...]
     only: tuple[str, ...] = ()
-    """Columns that select the chart's rows of the table: rows in which one of these is false or null are left out."""
+    """Columns that select the rows to draw: a row of the table is left out if one of these columns is false or null."""
     findings: tuple[str, ...] = ()
     other_tables: tuple[str, ...] = ()
-    """Tables that the chart draws as marks, besides `table`."""
+    """Names of further tables whose rows the chart draws as marks."""
     over_training: bool = False
     """True if the chart needs two steps of a history."""
     figure: str = ""
@@ -55,14 +58,14 @@ class Section(NamedTuple):
         return not steps.is_empty() and (not self.over_training or steps["step"].max() > 1)  # type: ignore[operator]
 
     def build_spec(self, shown: ChartContext) -> dict[str, Any]:
-        """Build the Vega-Lite spec, without data. Validation is skipped: it would take most of the page's time."""
+        """Build the Vega-Lite spec, without data. It is not validated: that would take most of the time of a page."""
         chart = self.draw(shown).properties(description=f"{self.question} {self.how_to_read}")
         params = [{"name": name, "value": shown.default_choice(name)} for name in self.controls]
         return {"params": params} | chart.to_dict(validate=False)
 
 
 def _read_sections(page: str, **draw: Callable[[ChartContext], Any]) -> tuple[Section, ...]:
-    """Sections of the page in sections.yaml, with the function that draws each."""
+    """Read the sections of one page, `overview` or `history`, from sections.yaml; `draw` has the function of each."""
     sections: dict[str, dict[str, Any]] = yaml.safe_load((ASSETS / "sections.yaml").read_text())[page]
     for fields in sections.values():
         fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}

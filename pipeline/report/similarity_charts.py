@@ -23,7 +23,7 @@ SIMILARITY = alt.Color("value:Q", title="similarity", scale=alt.Scale(domain=[0,
 
 
 def layer_similarity(shown: ChartContext) -> alt.FacetChart:
-    """Similarity of all pairs of layers at the newest checkpoint, one panel per model and measure."""
+    """Draw a heat map of the similarity of all pairs of layers at the newest checkpoint, per model and measure."""
     axis = alt.Axis(labelOverlap=True, labelAngle=0)
     x = alt.X("layer:O", title="layer", axis=axis)
     y = alt.Y("other_layer:O", title="layer", sort="descending", axis=axis)
@@ -31,7 +31,7 @@ def layer_similarity(shown: ChartContext) -> alt.FacetChart:
 
 
 def step_similarity(shown: ChartContext) -> alt.FacetChart:
-    """CKA of all pairs of checkpoints, one panel per model and block."""
+    """Draw a heat map of the CKA of all pairs of checkpoints, per model and block."""
     axis = alt.Axis(labelOverlap=True, labelAngle=-45, format="~s")
     x = alt.X("step:O", title="training step", axis=axis)
     y = alt.Y("other_step:O", title="training step", sort="descending", axis=axis)
@@ -39,7 +39,7 @@ def step_similarity(shown: ChartContext) -> alt.FacetChart:
 
 
 def settling(shown: ChartContext) -> alt.FacetChart:
-    """CKA of each block with its own last state over training, coloured by depth, one panel per model."""
+    """Draw, over training, the CKA of each block with itself at the last checkpoint, in one panel per model."""
     title, each = "CKA with the last checkpoint", alt.Detail("layer:N")
     colour = alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth", legend=alt.Legend(columns=6))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
@@ -77,7 +77,7 @@ def draw_settling(shown: ChartContext) -> alt.LayerChart:
 
 
 def _matrices(chart: alt.Chart) -> alt.FacetChart:
-    """One panel per model and measure or block, each with its own layers or checkpoints."""
+    """Draw one heat map per value of the column `panel`; each has axes of its own."""
     return _panels(chart).resolve_scale(x="independent", y="independent")
 
 

@@ -1,4 +1,4 @@
-"""Tables of the similarity figures: between layers, between checkpoints, and of each block with its last state."""
+"""Tables of the similarity figures: of layers, of checkpoints, and of each block with itself at the last checkpoint."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +14,9 @@ from pipeline.lake.cell_records import CellRecords
 
 MEASURE_TITLES = {CKA: "CKA", "overlap_4": "overlap"}
 LANDMARK_BLOCKS = 3
-"""Blocks whose checkpoints are compared with each other: the first, the middle and the last."""
+"""Number of blocks in which all checkpoints are compared with each other: the first, the middle and the last."""
 MAX_STEPS = 60
-"""Most checkpoints per side of a matrix; longer histories are thinned evenly."""
+"""Largest number of checkpoints per side of a matrix; of a longer history, evenly spread checkpoints are taken."""
 COMPARED = "compared_tokens"
 """Column with the number of tokens on which a similarity was computed."""
 _SHARED = {"history": pl.String(), "text": pl.String(), "panel": pl.String(), "value": pl.Float64()}
@@ -24,7 +24,11 @@ _SHARED |= {COMPARED: pl.Int64()}
 
 
 def layer_matrices(rows: pl.DataFrame) -> pl.DataFrame:
-    """Similarity of all pairs of layers at the newest checkpoint: `layer`, `other_layer`, `value`, by `measure`."""
+    """Compare all pairs of layers at the newest checkpoint of each history, one row per pair and measure.
+
+    Columns: `history`, `text`, `step`, `measure`, `panel` (history and measure), `layer`, `other_layer`, `value` (the similarity) and
+    `compared_tokens`.
+    """
     found = []
     for part, cells in iter_recorded_histories(select_newest_rows(rows)):
         about = {"history": part["history"][0], "text": part["text"][0], "step": part["step"][0]}
@@ -42,9 +46,11 @@ def layer_matrices(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def step_matrices(rows: pl.DataFrame) -> pl.DataFrame:
-    """CKA of all pairs of checkpoints of the first, the middle and the last block: `step`, `other_step`, `value`.
+    """Compare all pairs of checkpoints of each history by CKA in the first, the middle and the last block.
 
-    Each pair is compared on the tokens that are ordinary in both; a pair that cannot be compared has no row.
+    Columns: `history`, `text`, `panel` (history and block), `step`, `other_step`, `value` (the CKA) and
+    `compared_tokens`. A pair is compared on the tokens that are sinks in neither checkpoint; a pair that cannot be
+    compared has no row.
     """
     found = []
     for about, cells, steps in _courses(rows):
@@ -59,18 +65,22 @@ def step_matrices(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _count_tokens(cells: list[CellRecords]) -> np.ndarray:
-    """Number of tokens that are ordinary in both checkpoints, of all pairs."""
+    """Count the tokens that are sinks in neither checkpoint of a pair: an array [checkpoints, checkpoints]."""
     ordinary = ~np.stack([cell.sinks for cell in cells])
     return ordinary.astype(int) @ ordinary.T.astype(int)
 
 
 def _spread(n: int, most: int) -> list[int]:
-    """At most `most` indices of n items, evenly spread, with the first and the last."""
+    """Return at most `most` evenly spread indices of n items; the first and the last item are among them."""
     return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int)).tolist()
 
 
 def settling_curves(rows: pl.DataFrame) -> pl.DataFrame:
-    """CKA of each block with its own last state over training, with its 95 % interval (`low`, `high`)."""
+    """Compare each block at every checkpoint with itself at the last checkpoint of its history, by CKA.
+
+    Columns: `history`, `text`, `panel` (the history), `value` (the CKA), `compared_tokens`, `layer`, `depth`, `step`,
+        and the 95 % interval `low` to `high`, which is null if there are no groups of contexts to leave out.
+    """
     found = []
     for about, cells, steps in _courses(rows):
         counts = _count_tokens(cells)[-1]
@@ -84,7 +94,10 @@ def settling_curves(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _courses(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], list[CellRecords], list[int]]]:
-    """Yield names, records and steps of each history with two or more checkpoints comparable with the last one."""
+    """Yield names (`history`, `text`), records and steps of the checkpoints that can be compared with the last one.
+
+    A history with fewer than two such checkpoints, the last one included, is left out.
+    """
     for part, cells in iter_recorded_histories(select_history_rows(rows)):
         at = select_comparable(cells).at
         if len(at) > 1:

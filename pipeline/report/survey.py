@@ -1,4 +1,4 @@
-"""Survey of all models for the report's pages, a few models at a time: verdicts, scales, and the index's numbers."""
+"""Survey of all models, a few at a time: verdicts and chart scales for all pages, and the numbers of the index."""
 
 from typing import NamedTuple
 
@@ -21,20 +21,21 @@ FROM (FROM layers WHERE NOT coalesce(superseded, false) AND state = 'block' QUAL
 
 
 class Survey(NamedTuple):
-    """Content that depends on all models."""
+    """Content of the report that depends on all models."""
 
     shown: ChartContext
     facts: dict[str, int]
     where: dict[str, dict[str, str]]
+    """SQL conditions of all histories and texts, as in `PageContent.where`: by control, then by name."""
     overview: ChartTables
-    """Tables of the charts across histories; empty if there are too many models for these charts."""
+    """Tables of the charts that compare all models; empty if there are too many models for these charts."""
     verdicts: Verdicts
     newest: ReportTable
 
 
 class _Batch(NamedTuple):
     cells: pl.DataFrame
-    """One row per (label, text, cell)."""
+    """One row per (label, text, cell), with the columns that identify them."""
     names: pl.DataFrame
     layers: pl.DataFrame
     gaps: pl.DataFrame
@@ -44,7 +45,7 @@ class _Batch(NamedTuple):
 
 
 def survey_models(rows: ChartRows, with_overview: bool) -> Survey:
-    """Read all models once; return the content that the pages share."""
+    """Read all models once; return the content that the pages share. `overview` is empty unless `with_overview`."""
     batches = [_survey_batch(frame, with_overview) for frame in rows.batches()]
     fields = ("cells", "names", "layers", "gaps", "newest")
     cells, names, layers, gaps, newest = (pl.concat([getattr(batch, name) for batch in batches]) for name in fields)
@@ -74,7 +75,10 @@ def _survey_batch(frame: pl.DataFrame, with_overview: bool) -> _Batch:
 
 
 def _newest_numbers(layers: pl.DataFrame) -> pl.DataFrame:
-    """Headline numbers of the newest checkpoint of each history on each text."""
+    """Summarize the newest checkpoint of each history on each text in one row.
+
+    The row has its step, the highest anisotropy of a block, and the mean dimension (TwoNN) and loss over the blocks.
+    """
     blocks = layers.filter(pl.col("newest") & pl.col("block")).group_by("history", "text")
     return blocks.agg(
         pl.col("step").first().alias("newest_step"),

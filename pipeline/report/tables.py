@@ -1,4 +1,4 @@
-"""Printed tables of the page: coverage, failures, method, each with the command that reproduces it."""
+"""Tables of the page: coverage, failures and method, each with the command that prints its rows."""
 
 from typing import Any, NamedTuple
 
@@ -17,16 +17,17 @@ FAILURE_COLUMNS = ("model", "revision", "corpus", "recipe", "class", "message", 
 
 
 class ReportTable(NamedTuple):
-    """Printed rows and the command that reproduces them."""
+    """Rows of a printed table, and the command that prints them in a terminal."""
 
     name: str
     caption: str
     command: str
+    """Command with `{lake}` in place of the lake's URI; empty in tables of `shapelake compare`."""
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
     def filter_rows(self, **values: str) -> "ReportTable":
-        """Select the rows with these values; columns that the table lacks are ignored."""
+        """Select the rows that have these values, given as COLUMN=VALUE; columns that the table lacks are ignored."""
         wanted = {self.columns.index(name): value for name, value in values.items() if name in self.columns}
         rows = (row for row in self.rows if all(row[index] == value for index, value in wanted.items()))
         return self._replace(rows=tuple(rows))
@@ -37,14 +38,14 @@ def make_report_table(name: str, caption: str, command: str, frame: pl.DataFrame
 
 
 def coverage_table(reader: LakeReader, models: list[str]) -> ReportTable:
-    """Table of the measured labels, steps and rows per model, corpus and recipe."""
+    """Return the table of the measured labels, steps and rows per model, corpus and recipe."""
     coverage = reader.query_frame(all_saved_queries()["coverage"].sql).filter(pl.col("model").is_in(models))
     shown = coverage.with_columns(pl.col("last_written").dt.strftime("%Y-%m-%d %H:%M UTC"))
     return make_report_table("coverage", "Measurements in the lake.", "shapelake query @coverage --lake {lake}", shown)
 
 
 def failure_table(reader: LakeReader, models: list[str]) -> ReportTable:
-    """Table of the failed cells that are still not measured, with their errors and reproducing commands."""
+    """Return the table of the failed cells that are still not measured, each with its error and a retry command."""
     failed = lake_status(Lake(reader.uri))["failures"]
     rows = [cell | dict(zip(FAILURE_COLUMNS, cell["label"].rsplit("@", 1), strict=False)) for cell in failed]
     listed = tuple(tuple(row[name] for name in FAILURE_COLUMNS) for row in rows if row["model"] in models)
@@ -53,6 +54,6 @@ def failure_table(reader: LakeReader, models: list[str]) -> ReportTable:
 
 
 def method_table(reader: LakeReader) -> ReportTable:
-    """Table of corpora, recipes, numbers of points, dtypes and devices."""
+    """Return the table of corpora and recipes, with their numbers of points, dtypes and devices."""
     caption, command = "Corpora, recipes and numbers of points.", f'shapelake query "{METHOD_SQL}" --lake {{lake}}'
     return make_report_table("method", caption, command, reader.query_frame(METHOD_SQL))

@@ -1,4 +1,4 @@
-"""Findings as sentences under the charts and as tables, with the display names of the page."""
+"""Findings for the page: as sentences at the charts and as tables, with the display names of the page."""
 
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Verdicts(NamedTuple):
 
 
 def collect_verdicts(frame: pl.DataFrame) -> Verdicts:
-    """Compute every finding on the rows of `load_chart_rows`."""
+    """Compute every finding on the rows of `load_chart_rows`, and build the verdicts from them."""
     return name_verdicts(combine_batches([compute_batch(list(FINDINGS), frame)]), select_names(frame))
 
 
@@ -46,7 +46,7 @@ def select_names(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def name_verdicts(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> Verdicts:
-    """Build the verdicts from all findings, with the names of `select_names`."""
+    """Build the verdicts from the frame of each finding, by its name, and from the display names of `select_names`."""
     claims = _claims(found, names)
     names = names.drop("groups")
     findings = {name: _add_names(part, names) for name, part in found.items()}
@@ -61,17 +61,17 @@ def name_verdicts(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> Verdic
 
 
 TABLE_FINDINGS = ("agreement", "estimators", "trust")
-"""Findings of many rows: shown as tables or marks, not as sentences."""
+"""Findings with too many rows for sentences; the page shows them as tables or as marks in charts."""
 _LINE_COLUMNS = ("history", "text", "verdict", "because")
 
 
 def _is_model_level(part: pl.DataFrame) -> pl.Expr:
-    """Condition for rows about a model instead of one of its layers."""
+    """Return the condition that a row is about a whole model instead of one of its layers."""
     return pl.col("layer").is_null() if "layer" in part.columns else pl.lit(True)
 
 
 def _add_names(part: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
-    """Add `history` and `text`; drop histories that are not on the page."""
+    """Add the display names `history` and `text`; drop the rows of histories that are not in `names`."""
     on = [name for name in HISTORY_COLUMNS if name in part.columns]
     if "kind" not in on:  # a comparison of models has no single history
         texts = names.select("corpus", "recipe", "text").unique()
@@ -110,7 +110,7 @@ def _agreement(found: pl.DataFrame) -> ReportTable:
 
 
 def _claims(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTable:
-    """Answers to published claims; `history` is null in the answers that compare models."""
+    """Return the table of answers to published claims; `history` is null in answers that compare models."""
     registry = load_claims()
     groups = dict(names.select("recipe", "groups").drop_nulls().unique("recipe").iter_rows())
     answers = judge_claims(found, groups)
