@@ -26,8 +26,8 @@ _SHARED |= {COMPARED: pl.Int64()}
 def layer_matrices(rows: pl.DataFrame) -> pl.DataFrame:
     """Compare all pairs of layers at the newest checkpoint of each history, one row per pair and measure.
 
-    Columns: `history`, `text`, `step`, `measure`, `panel` (history and measure), `layer`, `other_layer`, `value` (the similarity) and
-    `compared_tokens`.
+    Columns: `history`, `text`, `step`, `measure`, `panel` (history and measure), `layer`, `other_layer`, `value` (the
+    similarity) and `compared_tokens`.
     """
     found = []
     for part, cells in iter_recorded_histories(select_newest_rows(rows)):
