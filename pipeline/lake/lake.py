@@ -133,10 +133,8 @@ class Lake:
         return {(name["cell"], name["size"]): key for key, name in found}
 
     def _describe_columns(self) -> None:
-        """Write `columns.csv`, with the units and meanings of the columns, for readers without this package.
-
-        An existing file is replaced only if this version has more columns.
-        """
+        """Write `columns.csv`, with the units and meanings of the columns, for readers without this package. An
+        existing file is replaced only if this version has more columns."""
         if self._columns_described:
             return
         created = self.store.put_new(layout.COLUMNS_KEY, read_csv_bytes())
@@ -157,9 +155,7 @@ class Lake:
 
     def labels(self) -> list[ResolvedLabel]:
         """Return every (label, content) ever seen, each with its duplicate and superseded state; see `resolve_labels`.
-
-        Labels of a renamed repo have its new name.
-        """
+        Labels of a renamed repo have its new name."""
         new_names = {audit.formerly: audit.model for audit in self.audits() if audit.formerly}
         return resolve_labels(_renamed(label, new_names) for label in self._labels.read_all())
 
@@ -183,19 +179,15 @@ class Lake:
         return read_records(self.store, Audit, (key for key, _ in self._newest_audits().values()))
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
-        """Map the digest of each model name to (key, parsed file name) of its newest audit.
-
-        The newest is the last one listed, because names sort by time.
-        """
+        """Map the digest of each model name to (key, parsed file name) of its newest audit. The newest is the last one
+        listed, because names sort by time."""
         return {name["model"]: (key, name) for key, name in list_parsed(self.store, layout.AUDITS_PREFIX)}
 
     # recipes
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise RecipeDriftError if the recipe differs from the one in the lake with the same `name@version`.
-
-        A damaged record is skipped with a warning, which is safe: a different recipe has different cell ids.
-        """
+        """Raise RecipeDriftError if the recipe differs from the one in the lake with the same `name@version`. A damaged
+        record is skipped with a warning, which is safe: a different recipe has different cell ids."""
         key = f"{RECIPES_PREFIX}/{recipe.label}.json"
         if key not in self.store.list(RECIPES_PREFIX):
             return

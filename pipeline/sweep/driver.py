@@ -107,11 +107,8 @@ class Driver:
             self.backend.submit(chosen.task)
 
     def _choose(self) -> QueuedTask | None:
-        """Return the task to start now; None if no task may start.
-
-        A canary comes first if one is due; then the first ready task that has no unconfirmed failure. A task that must
-        run alone waits until no other task runs.
-        """
+        """Return the task to start now; None if no task may start. A canary comes first if one is due; then the first
+        ready task that has no unconfirmed failure. A task that must run alone waits until no other task runs."""
         if time.monotonic() < self.paused_until:
             return None
         if self.suspect_hosts:
@@ -169,10 +166,8 @@ class Driver:
             self._enqueue(*self.attempts.retry_of(task, again))
 
     def _handle_canary(self, host: str, outcome: Outcome) -> None:
-        """Confirm the earlier failures on `host` if its canary succeeded; stop the run if the canary failed.
-
-        If the host was lost, its earlier failures count as `preempted`.
-        """
+        """Confirm the earlier failures on `host` if its canary succeeded; stop the run if the canary failed. If the
+        host was lost, its earlier failures count as `preempted`."""
         if outcome.ok:
             self.progress.print_line(
                 f"the canary task succeeded on {host or outcome.host}, so earlier failures on this host now count"
@@ -226,11 +221,8 @@ class Driver:
             self.suspect_hosts.add(outcome.host)
 
     def _check_infra(self, outcomes: list[Outcome]) -> None:
-        """After a failure of the lake or of Ray, start no task until a back-off has passed.
-
-        Further failures during the back-off are not counted. The third counted failure without a commit in between
-        stops the run.
-        """
+        """After a failure of the lake or of Ray, start no task until a back-off has passed. Further failures during the
+        back-off are not counted. The third counted failure without a commit in between stops the run."""
         refused = [o.message for o in _failed(outcomes) if o.error_class and POLICIES[o.error_class].scope == "run"]
         if not refused or time.monotonic() < self.paused_until:
             return
@@ -254,11 +246,8 @@ class Driver:
             self._stop(reason)
 
     def _reconcile_unfinished(self) -> None:
-        """Count the cells that were committed by tasks whose result never came back.
-
-        The other cells of these tasks are left to a rerun. A cell that waits for a retry counts as unfinished, not as
-        failed.
-        """
+        """Count the cells that were committed by tasks whose result never came back. The other cells of these tasks are
+        left to a rerun. A cell that waits for a retry counts as unfinished, not as failed."""
         for queued in (*self.queue, *self.running.values()):
             for cell in queued.task.cells:
                 self.report.failures.pop(cell.id, None)
@@ -268,10 +257,8 @@ class Driver:
                 self._on_commit(self.cells[cell_id], Outcome(cell_id=cell_id))
 
     def _check_claims(self) -> None:
-        """Check that every cell that was committed during the run is still in the lake.
-
-        If one is not, this becomes the stop reason of the run.
-        """
+        """Check that every cell that was committed during the run is still in the lake. If one is not, this becomes the
+        stop reason of the run."""
         lost = self.done - self.lake.committed_cell_ids()
         if lost:
             self.report.lost = len(lost)

@@ -88,10 +88,8 @@ class RayBackend:
 
     @property
     def slots(self) -> int:
-        """Number of tasks that can be measured at the same time: the slots of `resources`.
-
-        On a cluster it is at most the number for which there are GPUs (or CPUs, without GPUs), but at least one.
-        """
+        """Number of tasks that can be measured at the same time: the slots of `resources`. On a cluster it is at most
+        the number for which there are GPUs (or CPUs, without GPUs), but at least one."""
         if self._cluster.is_local:
             return self._resources.n_slots
         have = self._cluster.resources()
@@ -129,10 +127,8 @@ class RayBackend:
         return finished
 
     def _wait_ray(self, timeout_s: float) -> list[Any]:
-        """Return the reference of the first Ray task that finishes, in a list; the list is empty after the timeout.
-
-        The time for which slots were idle while files were being fetched is added to `gpu_wait_s`.
-        """
+        """Return the reference of the first Ray task that finishes, in a list; the list is empty after the timeout. The
+        time for which slots were idle while files were being fetched is added to `gpu_wait_s`."""
         in_flight, began = [*self._fetching, *self._running], time.monotonic()
         if not in_flight and self._to_fetch:
             time.sleep(timeout_s)  # no node yet
@@ -171,10 +167,8 @@ class RayBackend:
         self._start_measuring()
 
     def _start_fetching(self) -> None:
-        """Start the waiting fetches, each on a node that can also measure.
-
-        Without this binding, Ray would also run a fetch on a head without CPUs.
-        """
+        """Start the waiting fetches, each on a node that can also measure. Without this binding, Ray would also run a
+        fetch on a head without CPUs."""
         while self._to_fetch:
             task = self._to_fetch[0]
             if not self._nodes.assign_node(task.checkpoint.content, self._nodes.count_gpus(task.cells)):
@@ -202,10 +196,8 @@ class RayBackend:
         return options | ({"num_gpus": self._nodes.count_gpus(task.cells)} if self._resources.gpus else {})
 
     def _node_options(self, task: Task) -> dict[str, Any]:
-        """Return the Ray options that bind a task to one node; empty if no node is known for it.
-
-        This is the node that has the files of the task or, for a canary task, the node on the host that it checks.
-        """
+        """Return the Ray options that bind a task to one node; empty if no node is known for it. This is the node that
+        has the files of the task or, for a canary task, the node on the host that it checks."""
         node = self._nodes.find_node(task.checkpoint.content)
         if task.canary_host:
             node = self._nodes.find_node_of_host(task.canary_host)
