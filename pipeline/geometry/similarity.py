@@ -1,7 +1,10 @@
 """Similarity record of one layer from the hidden states of the compared tokens."""
 
+from hashlib import blake2b
+
+import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int64
 from torch import Tensor
 
 from pipeline.geometry.duplicates import find_distinct_rows
@@ -14,8 +17,8 @@ K. The error of the iteration is part of `LayerRecord.tail`."""
 MIN_STATES = 3
 """Minimum number of states, because U-centring divides by their number minus 2."""
 INDEX_BITS = 15
-"""Number of low bits of a float64 squared distance that are replaced by the index of the token. Distances that are
-equal within a relative 2^-37 are thus ordered by index."""
+"""Number of low bits of a float64 squared distance that are replaced by the token's place in the order of ties.
+Distances that are equal within a relative 2^-37 are thus in this order."""
 
 
 def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed: int = 0) -> LayerRecord | None:
@@ -23,6 +26,7 @@ def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed
 
     Sums are float64, and the neighbours are exact up to the rounding of these sums. Distances come from the centred
     kernel of the distinct states, so that two equal states have distance 0, and equal distances to every other state.
+    Equal distances are in a random order that follows from the states.
 
     Args:
         points: hidden states of the compared tokens in this layer.
@@ -39,13 +43,14 @@ def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed
     values, vectors = _leading(kernel, settings.rank, seed)
     stored = vectors.to(torch.float16)
     factors = stored.to(torch.float64) * values
-    keys = _keys(squares)
+    diagonal = kernel.diagonal().to(torch.float32).cpu().numpy()
+    keys = _keys(squares, _order_of_ties(diagonal))
     nearest = keys.topk(min(settings.neighbours, len(points) - 1), dim=1, largest=False).indices
     return LayerRecord(
         neighbours=nearest.to(torch.int16).cpu().numpy(),
         vectors=stored.cpu().numpy(),
         values=values.cpu().numpy(),
-        diagonal=kernel.diagonal().to(torch.float32).cpu().numpy(),
+        diagonal=diagonal,
         trace=trace,
         sum_of_squares=float(kernel.square().sum()),
         tail=float(_u_center(kernel - factors @ factors.T).norm()),
@@ -92,10 +97,20 @@ def _leading(
     return squares[-rank:].flip(0).clamp_min(0).sqrt(), vectors[:, -rank:].flip(1)
 
 
-def _keys(squares: Float64[Tensor, "tokens tokens"]) -> Int64[Tensor, "tokens tokens"]:
-    """Return integers that sort like the squared distances, ties by index, and each token last in its own row."""
+def _order_of_ties(diagonal: Float32[np.ndarray, " tokens"]) -> Int64[Tensor, " tokens"]:
+    """Return a random order of the tokens that follows from the diagonal of the kernel, so that layers differ in it.
+
+    One order for all layers, such as that of the indices, would let unrelated layers share the neighbours of repeated
+    states. Rounded to float32, the diagonal is the same on every device and number of threads.
+    """
+    seed = int.from_bytes(blake2b(diagonal.tobytes(), digest_size=7).digest())
+    return torch.randperm(len(diagonal), generator=torch.Generator().manual_seed(seed))
+
+
+def _keys(squares: Float64[Tensor, "tokens tokens"], order: Int64[Tensor, " tokens"]) -> Int64[Tensor, "tokens tokens"]:
+    """Return integers that sort like the squared distances, ties in this order, and each token last in its own row."""
     low = (1 << INDEX_BITS) - 1
-    keys = (squares.view(torch.int64) & ~low) | torch.arange(len(squares), device=squares.device)
+    keys = (squares.view(torch.int64) & ~low) | order.to(squares.device)
     keys.fill_diagonal_(torch.iinfo(torch.int64).max)
     return keys
 

@@ -77,11 +77,14 @@ def nearest_kept(
 def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bool = True) -> Overlap:
     """Return the share of the k nearest neighbours that two layers have in common, for every pair of layers.
 
-    The expected share is k / (tokens - 1) for unrelated layers and 1 for equal geometries. Neighbours at equal
-    distances are ordered by index. When a group is left out, its tokens are removed from the lists, no other
-    neighbours take their places, and the share is that of the remaining neighbours.
+    The expected share is k / (tokens - 1) for unrelated layers and 1 for equal geometries. When a group is left out,
+    its tokens are removed from the lists, no other neighbours take their places, and the share is that of the remaining
+    neighbours.
 
     Source: Doimo et al. 2020 (neighbourhood overlap).
+
+    Bias: neighbours at equal distances are in a random order, so that equal geometries in which states repeat have a
+        share below 1, unless the states of both layers are the same.
 
     Args:
         errors: also compute the values with one group left out at a time; each takes as long as the value itself.

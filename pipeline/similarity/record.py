@@ -18,7 +18,8 @@ class LayerRecord:
     """
 
     neighbours: Int16[Matrix, "tokens k"]
-    """Indices of each token's k nearest other tokens, nearest first; equal distances are ordered by index."""
+    """Indices of each token's k nearest other tokens, nearest first. Equal distances are in a random order, which
+    differs between layers unless their states are the same."""
     vectors: Float16[Matrix, "tokens rank"]
     """Left singular vectors of X with the largest singular values."""
     values: Float64[Matrix, " rank"]
