@@ -101,7 +101,7 @@ def permutation_p(
 ) -> float | None:
     """Return the share of permutations of the second layer's tokens at which two layers are at least as similar.
 
-    The given order counts as one of the permutations. None if the similarity is not finite.
+    The given order counts as one of the permutations. None if the similarity is not finite, at this order or another.
 
     Args:
         value: similarity of the two layers at the given order.
@@ -113,7 +113,7 @@ def permutation_p(
         draws = permuted_cka(first, second, tokens, PERMUTATIONS, rng)
     else:
         draws = permuted_overlap(first, second, tokens, OVERLAPS[measure], PERMUTATIONS, rng)
-    return float((1 + (draws >= value).sum()) / (1 + len(draws)))
+    return float((1 + (draws >= value).sum()) / (1 + len(draws))) if np.isfinite(draws).all() else None
 
 
 def _judge(fall: Estimate) -> str:
@@ -126,7 +126,7 @@ def _judge(fall: Estimate) -> str:
 
 def _lack_of_values(measure: str) -> str:
     k = OVERLAPS.get(measure)
-    return f"no token keeps {k} ordinary neighbours" if k else "the compared tokens have no variance"
+    return f"no token keeps {k} ordinary neighbours" if k else "the compared tokens, or all but one, have one state"
 
 
 def _sentence(row: dict[str, Any]) -> str:

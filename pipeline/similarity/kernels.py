@@ -21,6 +21,9 @@ from pipeline.similarity.record import ComparedTokens, LayerRecord
 MIN_TOKENS = 8
 """Smallest number of tokens that a comparison needs. U-centred matrices of n tokens have n (n - 3) / 2 degrees of
 freedom, so at least 4 tokens are needed in any case."""
+ROUNDING = 4096.0
+"""A U-centred kernel counts as zero if its squared norm is below this many rounding errors of the squared norm before
+U-centring. Equal states, or equal states but for one, have up to 700 (16 to 1024 tokens, both dtypes)."""
 Products = Float64[np.ndarray, "parts first second"]
 """Inner products of the U-centred kernels of pairs of layers. Part 0 uses all tokens; part 1 + g leaves out group g."""
 
@@ -148,7 +151,8 @@ class Cka(NamedTuple):
 def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True) -> Cka:
     """Return the debiased linear CKA of every pair of layers of two stacks.
 
-    A value is NaN if the U-centred kernel of one of its layers is zero, or on fewer than MIN_TOKENS tokens.
+    A value is NaN if the U-centred kernel of one of its layers is zero but for rounding (ROUNDING), as for a layer that
+    is constant but for one token, or on fewer than MIN_TOKENS tokens.
 
     Bias: only the leading components of each kernel enter; `bound` limits the distance to the CKA of the whole kernels.
 
@@ -160,13 +164,25 @@ def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True
         squares = [np.einsum("pii->pi", products)] * 2
     else:
         squares = [_squared_norms(stack, errors) for stack in (first, second)]
-    norms = [np.sqrt(np.maximum(square, 0)) for square in squares]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = products / (norms[0][:, :, None] * norms[1][:, None, :])
+    norms = [_norms(square, stack, errors) for square, stack in zip(squares, (first, second), strict=True)]
+    values = products / (norms[0][:, :, None] * norms[1][:, None, :])
     slack = _angle(first.tails, norms[0][0])[:, None] + _angle(second.tails, norms[1][0])[None, :]
     angle = np.arccos(np.clip(values[0], -1, 1))
     low, high = np.cos(np.minimum(angle + slack, np.pi)), np.cos(np.maximum(angle - slack, 0))
     return Cka(values[0], np.maximum(high - values[0], values[0] - low), values[1:])
+
+
+def _norms(
+    squares: Float64[np.ndarray, "parts layers"], stack: KernelStack, errors: bool = True
+) -> Float64[np.ndarray, "parts layers"]:
+    """Return the norms of U-centred kernels from their squares; NaN where these are no larger than rounding errors."""
+    factors = stack.factors.astype(np.float64)
+    grams = np.stack([factors[:, part].transpose(0, 2, 1) @ factors[:, part] for part in stack.parts])
+    diagonals = np.stack([((factors[:, part] ** 2).sum(2) ** 2).sum(1) for part in stack.parts])
+    kept = 1.0 - np.eye(1 + len(stack.parts) * errors, len(stack.parts), -1)
+    whole = (np.einsum("pg,glij->plij", kept, grams) ** 2).sum((2, 3)) - kept @ diagonals
+    smallest = ROUNDING * np.finfo(stack.factors.dtype).eps * whole
+    return np.sqrt(np.where(squares > smallest, squares, np.nan))
 
 
 def _squared_norms(stack: KernelStack, errors: bool = True) -> Float64[np.ndarray, "parts layers"]:
@@ -212,8 +228,8 @@ def permuted_cka(
 ) -> Float64[np.ndarray, " draws"]:
     """Return the CKA of two layers under random permutations of the second layer's tokens, one value per permutation.
 
-    The values are a sample of the distribution of the CKA for unrelated layers. Each costs one product of the factors,
-    [rank, tokens] times [tokens, rank].
+    The values are a sample of the distribution of the CKA for unrelated layers. All are NaN where that of
+    `compare_kernels` is. Each costs one product of the factors, [rank, tokens] times [tokens, rank].
 
     Source: permutation test of a kernel independence statistic (Gretton et al. 2007).
     """
@@ -223,7 +239,7 @@ def permuted_cka(
     a, b = (stack.factors[0] for stack in stacks)
     sums = [stack.row_sums()[0, 0] for stack in stacks]
     own = [(factors**2).sum(1) for factors in (a, b)]
-    n, norm = len(a), float(np.sqrt(np.prod([_squared_norms(stack)[0, 0] for stack in stacks])))
+    n, norm = len(a), float(np.prod([_norms(_squared_norms(stack), stack)[0, 0] for stack in stacks]))
     mean = sums[0].sum() * sums[1].sum() / ((n - 1) * (n - 2))
     found = np.empty(draws)
     for draw in range(draws):

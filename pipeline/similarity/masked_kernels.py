@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from pipeline.similarity.blas_threads import on_one_blas_thread
-from pipeline.similarity.kernels import MIN_TOKENS
+from pipeline.similarity.kernels import MIN_TOKENS, ROUNDING
 from pipeline.similarity.record import LayerRecord
 
 CHUNK_TOKENS = 64
@@ -35,9 +35,9 @@ def compare_masked_layers(layers: Sequence[Layer]) -> list[Pairs]:
 def compare_masked_kernels(records: Sequence[LayerRecord], masks: Bool[np.ndarray, "records tokens"]) -> Pairs:
     """Return the debiased linear CKA of all pairs of records, each on the tokens that the masks of both keep.
 
-    A pair with fewer than MIN_TOKENS such tokens, or with a U-centred kernel of zero, is NaN. Kernels are multiplied in
-    float32, with an error of about 1e-6 in CKA; row sums are float64. Memory is records * tokens * distinct masks * 8
-    bytes.
+    A pair with fewer than MIN_TOKENS such tokens, or with a U-centred kernel of zero (ROUNDING), is NaN. Kernels are
+    multiplied in float32, with an error of about 1e-6 in CKA; row sums are float64. Memory is records * tokens *
+    distinct masks * 8 bytes.
 
     Source: as `compare_kernels`.
     """
@@ -53,7 +53,9 @@ def compare_masked_kernels(records: Sequence[LayerRecord], masks: Bool[np.ndarra
         inner = products + totals * totals.T / ((n - 1) * (n - 2)) - 2 / (n - 2) * dots
         norms = squares[:, of_record] + totals**2 / ((n - 1) * (n - 2))
         norms -= 2 / (n - 2) * (sums**2).sum(1)[:, of_record]
-        found = inner / np.sqrt(np.maximum(norms, 0) * np.maximum(norms.T, 0))
+        smallest = ROUNDING * np.finfo(np.float32).eps * squares[:, of_record]
+        norms = np.where(norms > smallest, norms, np.nan)
+        found = inner / np.sqrt(norms * norms.T)
     return np.where(n >= MIN_TOKENS, found, np.nan)
 
 
