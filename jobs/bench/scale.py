@@ -35,8 +35,8 @@ class Model(NamedTuple):
 class Scale(NamedTuple):
     knn: tuple[Knn, ...]
     authors_points: int
-    """Number of points after which `intrinsic_dimension` of the paper's authors, a loop over points, is stopped; its time
-    is then scaled up to all points."""
+    """Number of points after which `intrinsic_dimension` of the paper's authors, a loop over points, is stopped; its
+    time is then scaled up to all points."""
     layer: Knn
     """Size for which `describe()` is timed; it is the only size of `knn` that has targets."""
     widths: tuple[int, ...]

@@ -166,8 +166,8 @@ class Driver:
             self._enqueue(*self.attempts.retry_of(task, again))
 
     def _handle_canary(self, host: str, outcome: Outcome) -> None:
-        """If the canary succeeded, `host` is not at fault and its earlier failures count. If the host was lost, they are
-        `preempted`. If the canary failed in another way, stop the run."""
+        """If the canary succeeded, `host` is not at fault and its earlier failures count. If the host was lost, they
+        are `preempted`. If the canary failed in another way, stop the run."""
         if outcome.ok:
             self.progress.print_line(
                 f"the canary task succeeded on {host or outcome.host}, so earlier failures on this host now count"
