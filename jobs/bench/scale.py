@@ -35,7 +35,8 @@ class Model(NamedTuple):
 class Scale(NamedTuple):
     knn: tuple[Knn, ...]
     authors_points: int
-    """Number of points after which the authors' loop is stopped; its time is then scaled up."""
+    """Number of points after which `intrinsic_dimension` of the paper's authors, a loop over points, is stopped; its
+    time is then scaled up to all points."""
     layer: Knn
     """Size for which `describe()` is timed; it is the only size of `knn` that has targets."""
     widths: tuple[int, ...]
@@ -53,7 +54,7 @@ class Scale(NamedTuple):
     lakes: tuple[int, ...]
     """Numbers of cells of the lakes whose costs are compared."""
     snapshot_cells: int
-    """Number of cells in the snapshot of the object store whose requests are counted."""
+    """Number of cells in the lake snapshot that is read while requests to the object store are counted."""
     new_cells: int
     """Number of cells that are added after a snapshot."""
     local_checkpoints: int
@@ -61,7 +62,7 @@ class Scale(NamedTuple):
     full: bool = True
     """True if `spectrum`, `model` and the fields after it have the sizes for which targets are set."""
     on_top: float = 1.35
-    """Target: largest ratio of the time of a measured checkpoint to that of a bare forward pass."""
+    """Target: measuring a checkpoint takes at most this many times as long as a bare forward pass."""
     utilisation: float | None = None
     """Target: smallest rate of the bare pass, as a share of the measured rate of matrix products; None: no target."""
     knn_limit_s: float | None = None

@@ -39,7 +39,10 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def spectrum(points: Tensor) -> dict[str, object]:
-    """Compute every column that counts towards `spectrum_s`, for a layer without a following layer."""
+    """Compute the columns of all metric groups whose time is part of `spectrum_s`.
+
+    The points are treated as a last layer: there is no next one, so the linearity columns are null.
+    """
     device = points.device
     stream = MomentStream([points.shape[1]], [len(points)], sink_multiple=8.0, device=device)
     stream.add_states(0, points)

@@ -13,7 +13,10 @@ from jobs.explosions.training import LAYERS, Run
 WINDOW, FEWEST = 128, 16
 """Number of earlier steps with which a value is compared; with fewer than FEWEST readings in them, the score is 0."""
 FLOOR = 1e-3
-"""Smallest spread that divides a deviation: values are logarithms or shares, where a change of 0.001 is negligible."""
+"""Lower limit of the spread by which a deviation is divided.
+
+Values are logarithms or shares, in which a change of 0.001 is negligible.
+"""
 HORIZON = 128
 """Largest number of steps between an alarm and an event for the alarm to count as a warning."""
 

@@ -41,7 +41,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m jobs.gpu_check", description="Check a GPU machine in eight minutes.")
     parser.add_argument("--out", type=Path, default=Path("build/gpu-check"), metavar="DIR", help="output folder")
     parser.add_argument("--quick", action="store_true", help="small problem sizes only")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses it without a GPU")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearsal without a GPU")
     return parser.parse_args(arguments)
 
 

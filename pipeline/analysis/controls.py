@@ -150,7 +150,10 @@ def _verdict() -> pl.Expr:
 
 
 def _claim() -> pl.Expr:
-    """Return the answer to the claim: `types` is supported by a kept change, `gaussian` by a lost one."""
+    """Return the answer to the claim about each control (CLAIMS).
+
+    That about `types` is supported by a kept change and contradicted by a lost one; for `gaussian` it is the reverse.
+    """
     kept, lost, types = pl.col("verdict") == KEPT, pl.col("verdict") == LOST, pl.col("control") == "types"
     return pl.when(types).then(decide(kept, lost)).otherwise(decide(lost, kept))
 

@@ -105,7 +105,10 @@ def _find_models(sizes: pl.DataFrame, model: str) -> list[str]:
 
 
 def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
-    """Select the pairs of `model` and `kind` that have the same size as this model."""
+    """Select the rows (`model`, `kind`) of `sizes` that have the size of the model called `model`, itself included.
+
+    The size is the kind, width and number of blocks, and the number of parameters within SIZE_TOLERANCE.
+    """
     mine = sizes.filter(pl.col("model") == model).select("kind", "d_model", "blocks", _own="n_params")
     both = sizes.join(mine, on=["kind", "d_model", "blocks"])
     near = (pl.col("n_params") - pl.col("_own")).abs() <= SIZE_TOLERANCE * pl.col("_own")
@@ -115,8 +118,8 @@ def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
     """Return the values of one metric in each layer, and the means over the blocks, as rows with null `layer`.
 
-    For the loss, only the means are returned: the loss of each checkpoint. A checkpoint has no mean if one of its
-    blocks has no value although other checkpoints have a value in this block.
+    The loss has one value per checkpoint, so only its mean is returned. For every metric, the mean of a checkpoint is
+    left out if one of its blocks lacks a value that other checkpoints have in this block.
     """
     keys = [*RUN_KEYS, "revision", *ALIKE[1:], "step"]
     values = frame.select(

@@ -33,7 +33,7 @@ GAP_RATIO = 1.5
 """Ratio of an interval between steps to the usual interval around it (see `_usual`), above which the interval is a gap.
 Names with rounded steps cause ratios below this limit."""
 GAP_NEIGHBORS = 4
-"""Maximum number of intervals on each side from which the usual interval is taken."""
+"""Maximum number of intervals before, and after, an interval whose medians give the usual interval around it."""
 
 
 class HistoryFinding(NamedTuple):

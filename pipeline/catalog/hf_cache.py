@@ -12,7 +12,7 @@ GIT_BLOB, LFS_SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
 def list_snapshot_refs(repo: str) -> dict[str, str]:
-    """Return the commit by name of each branch or tag that has a snapshot in the cache."""
+    """Return a dict from the name of each branch or tag that has a snapshot in the cache to its commit."""
     folder = _folder(repo)
     named = {str(path.relative_to(folder / "refs")): path for path in (folder / "refs").rglob("*") if path.is_file()}
     commits = {name: path.read_text().strip() for name, path in sorted(named.items())}

@@ -139,7 +139,13 @@ def figure(
     ] = None,
     width: Annotated[int, typer.Option("--width", min=120, metavar="PT", help="Printed width in points.")] = 480,
     height: Annotated[
-        int | None, typer.Option("--height", min=40, metavar="PT", help="Height of the panels in points.")
+        int | None,
+        typer.Option(
+            "--height",
+            min=40,
+            metavar="PT",
+            help="Height of the plot area in points; stacked charts share it, and each facet has all of it.",
+        ),
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Title that replaces the figure's own title.")] = None,
     no_title: Annotated[bool, typer.Option("--no-title", help="Draw no title.")] = False,

@@ -169,8 +169,8 @@ def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[
 
     A point y that was not proposed has an approximate squared distance from query x of at least `cutoff`, with an error
     of at most 2 gamma (|x|^2 + |y|^2), and both points are rounded. For queries that are not massive, this bound is
-    computed over the points that are not massive; a massive point is at least as far away as its length exceeds that
-    of the query. A cutoff that overflowed excludes no point.
+    computed over the points that are not massive. By the triangle inequality, a massive point is at least
+    as far away as its length minus that of the query. A cutoff that overflowed excludes no point.
 
     Args:
         cutoff: largest approximate squared distance among the candidates of each row.

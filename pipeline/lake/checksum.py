@@ -17,7 +17,9 @@ def fill_checksum(data: bytes) -> bytes:
     """
     span = _find_checksum(data)
     if span is None or data[span] != BLANK.encode():
-        raise ValueError(f"no blank {KEY!r} in the metadata of the file")
+        raise ValueError(
+            f"the metadata of the file has no {KEY!r} of {len(BLANK)} zeros, which the checksum would replace"
+        )
     return data[: span.start] + _compute_checksum(data, span) + data[span.stop :]
 
 

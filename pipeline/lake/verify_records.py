@@ -136,7 +136,11 @@ def _check_manifest(name: re.Match[str], data: bytes) -> str | None:
 
 
 def _check_columns(_: re.Match[str], data: bytes) -> str | None:
-    """Describe columns with another type or unit than in this version, or return None; columns are only added."""
+    """Describe the defect of a table of columns, or return None.
+
+    Defects are: it cannot be read, or a column has another type or unit than in this version. An unknown or missing
+    column is none, since versions only add columns.
+    """
     rows = list(csv.DictReader(data.decode().splitlines(), strict=True))
     fields = set(all_columns()[0]._fields)
     if not rows or any({*row} != fields or None in row.values() for row in rows):

@@ -37,8 +37,10 @@ class Adapter(NamedTuple):
     config: dict[str, Any]
     """Content of adapter_config.json."""
     pairs: dict[str, dict[str, Tensor]]
-    """Dict from the name of each module that the adapter changes to its float32 tensors. These are `A` and `B`, or
-    `embedding_A` and `embedding_B` for an embedding, and `B.bias` if B has a bias."""
+    """LoRA tensors in float32, by the name of the module that they change.
+
+    A module has `A` and `B`, or `embedding_A` and `embedding_B` for an embedding, and `B.bias` if B has a bias.
+    """
     replaced: dict[str, Tensor]
     """Whole tensors that replace tensors of the model, by name, such as a head in `modules_to_save`."""
 

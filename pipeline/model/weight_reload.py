@@ -95,7 +95,7 @@ def _match_by_name(state: StateDict, name: str, prefix: str) -> list[str]:
 
 
 def _match_by_value(state: StateDict, tensor: Tensor) -> list[str]:
-    """Return the names of all module tensors that equal `tensor`, whose name changed when it was loaded."""
+    """Return the names of all module tensors that equal `tensor`, a tensor of the files that was renamed in loading."""
     return [name for name, loaded in state.items() if loaded.shape == tensor.shape and _equal(loaded, tensor)]
 
 

@@ -98,10 +98,10 @@ def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bo
 def _share_in_common(
     first: NeighbourStack, second: NeighbourStack, left_out: int
 ) -> Float64[np.ndarray, "first second"]:
-    """Return the share of common neighbours: their number divided by the mean length of the two layers' lists.
+    """Return, for each pair of layers, the number of common neighbours divided by the mean length of the two lists.
 
-    Both are summed over tokens before the division.
-    The tokens of group `left_out` are left out as points and as neighbours; -1 leaves out none.
+    Numerator and denominator are summed over the tokens that have neighbours in both layers. The tokens of group
+    `left_out` are left out as points and as neighbours; -1 leaves out none.
     """
     mine, my_sizes = first.without(left_out)
     theirs, their_sizes = (mine, my_sizes) if second is first else second.without(left_out)

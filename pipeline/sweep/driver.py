@@ -166,8 +166,8 @@ class Driver:
             self._enqueue(*self.attempts.retry_of(task, again))
 
     def _handle_canary(self, host: str, outcome: Outcome) -> None:
-        """Confirm the earlier failures on `host` if its canary succeeded; stop the run if the canary failed. If the
-        host was lost, its earlier failures count as `preempted`."""
+        """If the canary succeeded, `host` is not at fault and its earlier failures count. If the host was lost, they
+        are `preempted`. If the canary failed in another way, stop the run."""
         if outcome.ok:
             self.progress.print_line(
                 f"the canary task succeeded on {host or outcome.host}, so earlier failures on this host now count"

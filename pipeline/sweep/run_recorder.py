@@ -1,4 +1,7 @@
-"""Records of a running sweep in the lake: heartbeats and labels. The next run writes records that are missing."""
+"""Records of a running sweep in the lake: heartbeats and labels.
+
+If the lake refuses one, the run prints the error and continues; the next run writes the labels that are missing.
+"""
 
 import time
 from collections.abc import Callable

@@ -68,7 +68,7 @@ def is_request_current(request_ns: int, signature: FolderSignature) -> bool:
 
 
 def drop_request(root: Path, name: str) -> None:
-    """Remove a request. A failure to remove it is harmless: requests for settled checkpoints are ignored."""
+    """Remove a request. A failure is harmless: a poll ignores requests for checkpoints that are measured already."""
     with suppress(OSError):
         (root / REQUESTS_FOLDER / name).unlink(missing_ok=True)
 

@@ -52,7 +52,7 @@ class Departure(NamedTuple):
     others: float
     """Largest departure of any other run over its whole history."""
     runs: int
-    """Number of other runs that have the required steps."""
+    """Number of other runs that are compared: those with every required step, which the module docstring defines."""
 
     @property
     def is_alarm(self) -> bool:
