@@ -13,7 +13,17 @@ from pipeline.analysis.trust import SOUND, WORST_FIRST
 
 KEYS = ("model", "decoder", "other_model", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
 """Columns whose values together identify a line. A finding has only some of these columns."""
-NO_VERDICTS = ("too_few", "no_errors", "no_ends", "no_loss", "no_match", "no_control", "no_change", "unknown")
+NO_VERDICTS = (
+    "too_few",
+    "no_errors",
+    "no_ends",
+    "no_loss",
+    "no_match",
+    "no_control",
+    "no_change",
+    "no_peak",
+    "unknown",
+)
 """Verdicts that leave the question of a finding unanswered, because points, errors or values are missing."""
 HISTORY_PARTS = ("stage", "run")
 

@@ -21,10 +21,13 @@ from pipeline.analysis.similarities import (
     OVERLAPS,
     can_compare,
     compare_layers,
+    count_along,
     describe_bound,
+    describe_lack,
     estimate_columns,
     expected_similarity,
     jackknife_estimate,
+    rests_on_few,
     shared_tokens,
     widen,
 )
@@ -54,7 +57,8 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
           kernels.
         - `one_geometry`: they are not; the fall of similarity is below 0.1 (95 %), also for whole kernels.
         - `undecided`: neither holds.
-        - `too_few`: there are fewer than 3 blocks or too few ordinary tokens, or a similarity has no value.
+        - `too_few`: there are fewer than 3 blocks or too few ordinary tokens, under a quarter of these count in a pair
+          of blocks, or a similarity has no value.
         - `no_errors`: there is only one group of contexts, or a similarity has no value without one of the groups.
     - `neighbours`: mean similarity of neighbouring blocks
     - `ends`: similarity of the first and the last block
@@ -64,6 +68,8 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
     - `unrelated`: expected similarity of unrelated layers
     - `p`: share of permutations of the tokens at which the first and the last block are at least as alike
     - `blocks`, `tokens`: numbers of blocks and of ordinary tokens
+    - `counted`: number of ordinary tokens that count: for overlaps, those whose recorded lists keep enough ordinary
+      neighbours in both blocks of a pair; smallest over the pairs
     - `rows`: number of blocks
     - `because`: the result in one or two sentences
     """
@@ -74,7 +80,7 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "revision", "measure", "verdict"), pl.String())
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("neighbours", "ends", "fall") for end in ("", "_low", "_high")}
 _TYPES |= {"bound": pl.Float64(), "unrelated": pl.Float64(), "p": pl.Float64()}
-_TYPES |= {"blocks": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
+_TYPES |= dict.fromkeys(("blocks", "tokens", "counted", "rows"), pl.Int64())
 
 
 def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str, Any]:
@@ -83,6 +89,9 @@ def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str
         return row | {"verdict": TOO_FEW}
     layers = [cell.layers[block] for block in blocks]
     found = compare_layers(layers, layers, tokens, measure)
+    row |= {"counted": count_along(found)}
+    if rests_on_few(row["counted"], tokens):
+        return row | {"verdict": TOO_FEW}
     ends = {"value": found.value[0, -1], "without": found.without[:, 0, -1]}
     near = {"value": np.diagonal(found.value, 1).mean(), "without": found.without.diagonal(1, 1, 2).mean(1)}
     fall = jackknife_estimate(near["value"] - ends["value"], near["without"] - ends["without"])
@@ -130,8 +139,8 @@ def _lack_of_values(measure: str) -> str:
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    if row["verdict"] == TOO_FEW and row["unrelated"] is not None:
-        return f"The blocks are not compared: {_lack_of_values(row['measure'])} in a block."
+    if row["verdict"] == TOO_FEW and row["counted"] is not None:
+        return f"The blocks are not compared: {describe_lack(row)}."
     if row["verdict"] == TOO_FEW:
         return f"{row['blocks']} blocks on {row['tokens']} ordinary tokens are too few to compare."
     without = f"{_lack_of_values(row['measure'])} without a group"
@@ -145,5 +154,5 @@ def _sentence(row: dict[str, Any]) -> str:
     }[row["verdict"]]
     ends = f"{row['measure']} of the ends {format_interval(row, 'ends')}"
     ends += f", of neighbours {format_interval(row, 'neighbours')}{describe_bound(row, 'difference')}"
-    null = f"Unrelated layers have {row['unrelated']:.3f}; p = {row['p']:.3f} by permutation of the tokens."
-    return f"{text}: {ends}. {null}"
+    p = "" if row["p"] is None else f"; p = {row['p']:.3f} by permutation of the tokens"
+    return f"{text}: {ends}. Unrelated layers have {row['unrelated']:.3f}{p}."

@@ -170,8 +170,8 @@ def _summarize_changes(pairs: list[Change], measure: str) -> dict[str, Any]:
 
 
 def _average(pairs: list[MeanSimilarity]) -> MeanSimilarity:
-    values, without, bounds = zip(*pairs, strict=True)
-    return MeanSimilarity(float(np.mean(values)), np.mean(without, axis=0), float(np.mean(bounds)))
+    values, without, bounds, counted = zip(*pairs, strict=True)
+    return MeanSimilarity(float(np.mean(values)), np.mean(without, axis=0), float(np.mean(bounds)), min(counted))
 
 
 def _judge(change: Estimate) -> dict[str, str]:

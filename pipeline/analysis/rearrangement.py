@@ -22,9 +22,12 @@ from pipeline.analysis.similarities import (
     NO_ERRORS_REASON,
     can_compare,
     compare_layers,
+    count_along,
+    describe_lack,
     estimate_columns,
     expected_similarity,
     jackknife_estimate,
+    rests_on_few,
     shared_tokens,
 )
 from pipeline.lake.cell_records import CellRecords
@@ -40,7 +43,7 @@ CLAIM = "neighbourhoods are rearranged gradually over depth"
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "revision", "measure", "verdict", "claim"), pl.String())
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("fall", "kept", "largest") for end in ("", "_low", "_high")}
 _TYPES |= {"largest_at": pl.Int64(), "neighbours": pl.Float64(), "ends": pl.Float64(), "unrelated": pl.Float64()}
-_TYPES |= dict.fromkeys(("blocks", "tokens", "rows"), pl.Int64())
+_TYPES |= dict.fromkeys(("blocks", "tokens", "counted", "rows"), pl.Int64())
 
 
 def compute_rearrangement(lake: LakeOrFrame) -> pl.DataFrame:
@@ -56,7 +59,8 @@ def compute_rearrangement(lake: LakeOrFrame) -> pl.DataFrame:
         - `one_geometry`: `fall` is below 0.1, so that the first and the last block are about as alike as neighbours.
         - `one_step`: `largest` is above a half, so that one step makes most of the rearrangement.
         - `undecided`: none of these is significant.
-        - `too_few`: there are fewer than 4 blocks or too few ordinary tokens (no sinks).
+        - `too_few`: there are fewer than 4 blocks or too few ordinary tokens (no sinks), or under a quarter of these
+          count in a pair of blocks.
         - `no_errors`: there is only one group of contexts, or an overlap has no value without one of the groups.
     - `claim` (neighbourhoods are rearranged gradually over depth): `supports` for gradual; `contradicts` for scrambled,
       one_geometry and one_step; else `undecided`
@@ -68,6 +72,8 @@ def compute_rearrangement(lake: LakeOrFrame) -> pl.DataFrame:
     - `neighbours`, `ends`: mean overlap of neighbouring blocks, and overlap of the first and the last block
     - `unrelated`: expected overlap of unrelated layers
     - `blocks`, `tokens`: numbers of blocks and of ordinary tokens
+    - `counted`: number of ordinary tokens that count: their recorded lists keep enough ordinary neighbours in both
+      blocks of a pair; smallest over the pairs
     - `rows`: number of blocks
     - `because`: the result in one or two sentences
     """
@@ -82,6 +88,9 @@ def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str
         return row | {"verdict": TOO_FEW}
     layers, unrelated = [cell.layers[block] for block in blocks], expected_similarity(measure, tokens)
     found = compare_layers(layers, layers, tokens, measure)
+    row |= {"counted": count_along(found)}
+    if rests_on_few(row["counted"], tokens):
+        return row | {"verdict": TOO_FEW}
     parts = _measure_steps(np.concatenate([found.value[None], found.without]), unrelated)
     for name in ("fall", "kept", "largest"):
         row |= estimate_columns(name, jackknife_estimate(float(parts[name][0]), parts[name][1:]))
@@ -121,6 +130,8 @@ def _judge(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == TOO_FEW and row["counted"] is not None:
+        return f"The blocks are not compared: {describe_lack(row)}."
     if row["verdict"] == TOO_FEW:
         return f"{row['blocks']} blocks on {row['tokens']} ordinary tokens are too few to compare."
     text = {

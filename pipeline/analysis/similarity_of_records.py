@@ -26,6 +26,7 @@ SCHEMA: dict[str, pl.DataType] = {
     **{"layer": pl.Int64(), "other_layer": pl.Int64(), "depth": pl.Float64(), "other_depth": pl.Float64()},
     **{"state": pl.String(), "tokens": pl.Int64(), "cka_bound": pl.Float64()},
     **{f"{name}{end}": pl.Float64() for name in MEASURES for end in ("", "_low", "_high", "_null")},
+    **{f"{name}_tokens": pl.Int64() for name in OVERLAPS},
     **{f"{name}{end}": pl.Float64() for name in ("imbalance", "imbalance_back") for end in ("", "_low", "_high")},
 }
 
@@ -51,6 +52,8 @@ def similarity_of_records(
     - the limits of the 95 % intervals of all these measures, with the endings `_low` and `_high`; null with a single
       group of contexts, and for an `overlap_1` that rests on too few tokens (MIN_COUNTED)
     - the expected value of unrelated layers of the CKA and the overlaps, with the ending `_null`
+    - the number of compared tokens that count in each overlap, with the ending `_tokens`: those that keep so many
+      ordinary neighbours in both layers
 
     Args:
         pairs: pairs of a layer of the first cell and a layer of the second; by default those of `match_layers`.
@@ -106,9 +109,10 @@ def _compare_pairs(
     first: CellRecords, second: CellRecords, pairs: list[tuple[int, int]], tokens: ComparedTokens, measure: str
 ) -> list[dict[str, float | None]]:
     found: list[dict[str, float | None]] = []
+    k = OVERLAPS.get(measure, 0)
     for a, b in pairs:
         one, two = first.layers[a], second.layers[b]
-        if OVERLAPS.get(measure, 0) > min(one.neighbours.shape[1], two.neighbours.shape[1]):
+        if k > min(one.neighbours.shape[1], two.neighbours.shape[1]):
             found.append({})
             continue
         pair = compare_layers([one], [two], tokens, measure)
@@ -117,7 +121,8 @@ def _compare_pairs(
         values[f"{measure}_null"] = expected_similarity(measure, tokens)
         bound = pair.bound[0, 0]
         known = measure == CKA and bool(np.isfinite(bound))
-        found.append(values | ({"cka_bound": float(bound)} if known else {}))
+        values |= {"cka_bound": float(bound)} if known else {}
+        found.append(values | ({f"{measure}_tokens": int(pair.counted[0, 0])} if k else {}))
     return found
 
 

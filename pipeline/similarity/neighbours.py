@@ -25,6 +25,8 @@ class Overlap(NamedTuple):
     without: Float64[np.ndarray, "groups first second"]
     """Entry g leaves out the tokens of group g, as points and as neighbours. There are no entries if errors were not
     asked for, or if there is only one group."""
+    counted: Int[np.ndarray, "first second"]
+    """Number of tokens that have k kept neighbours in both layers."""
 
 
 class NeighbourStack:
@@ -92,7 +94,8 @@ def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bo
     value = _share_in_common(first, second, -1)
     groups = first.tokens.groups if errors and len(first.tokens.groups) > 1 else []
     without = [_share_in_common(first, second, g) for g in groups]
-    return Overlap(value, np.stack(without) if without else np.zeros((0, *value.shape)))
+    counted = first.counts.astype(np.int64) @ second.counts.T.astype(np.int64)
+    return Overlap(value, np.stack(without) if without else np.zeros((0, *value.shape)), counted)
 
 
 def _share_in_common(

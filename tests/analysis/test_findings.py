@@ -41,7 +41,7 @@ VERDICTS = {
     "settling": {"settles", "still", "undecided", "lower_first", "upper_first", "together", "unsettled", "truncated"}
     | {"too_few", "no_errors"},
     "model_convergence": {"converge", "diverge", "unchanged", "too_few", "no_errors"},
-    "peak_overlap": {"peak_more_alike", "peak_less_alike", "undecided", "too_few", "no_errors"},
+    "peak_overlap": {"peak_more_alike", "peak_less_alike", "undecided", "no_peak", "too_few", "no_errors"},
     "trust": {"sound", "care", "doubtful"},
 }
 NEEDS_RECORDS = {"similarity", "rearrangement", "settling", "model_convergence", "peak_overlap"}

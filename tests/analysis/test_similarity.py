@@ -171,7 +171,7 @@ def test_a_model_without_geometry_is_left_out_of_the_convergence_and_named(tmp_p
 def test_nothing_is_paired_with_a_model_without_blocks():
     bare, whole = cell([np.ones((64, 8))] * 3), cell([cloud(np.random.default_rng(0))] * 3)
     assert match_blocks(bare, whole) == match_blocks(whole, bare) == []
-    value, without, _ = mean_similarity(bare, whole, [], shared_tokens([bare, whole]), "cka")
+    value, without, *_ = mean_similarity(bare, whole, [], shared_tokens([bare, whole]), "cka")
     assert np.isnan(value)
     assert np.isnan(without).all()
 
@@ -184,7 +184,7 @@ def two_models(lake, seed: int, early: float, late: float, tokens: int = TOKENS)
     for model in ("a", "b"):
         for step, share in ((10, early), (1000, late)):
             blocks = [share * each + cloud(rng, tokens) for each in common[step]]
-            rows += made.add_cell(Lake(lake), model, step, blocks)
+            rows += made.add_cell(Lake(lake), model, step, blocks, [1, 2, 1])
     return rows
 
 
@@ -363,7 +363,8 @@ def test_an_overlap_without_ordinary_neighbours_is_null_with_its_reason(tmp_path
     rows = made.add_cell(Lake(tmp_path), "m", 5, [cloud(rng, 40) for _ in range(4)], sinks=sinks)
     row = compute_finding("similarity", made.frame(rows)).filter(measure="overlap_16").row(0, named=True)
     assert (row["verdict"], row["p"], row["ends"]) == ("too_few", None, None)
-    assert row["because"] == "The blocks are not compared: no token keeps 16 ordinary neighbours in a block."
+    few = "in a pair of blocks, only 0 of 32 ordinary tokens keep 16 ordinary neighbours, under a quarter"
+    assert row["because"] == f"The blocks are not compared: {few}."
     found = similarity_of_records(*(cell([cloud(rng, 40)], sinks=sinks) for _ in range(2)))
     assert found["overlap_16"].to_list() == [None]
     assert found["overlap_4"].null_count() == 0
@@ -443,3 +444,79 @@ def test_matrices_of_masked_kernels_are_those_of_single_pairs():
         else:
             one = compare_kernels(KernelStack([records[i]], both), KernelStack([records[j]], both)).value[0, 0]
             assert found[i, j] == pytest.approx(one, abs=2e-6)
+
+
+def test_a_rearrangement_without_values_says_why_and_has_nulls(tmp_path):
+    """It used to have NaN, and a wrong reason."""
+    rng = np.random.default_rng(0)
+    rows = made.add_cell(Lake(tmp_path), "m", 5, [cloud(rng, 40) for _ in range(5)], sinks=np.arange(40) < 8)
+    row = compute_finding("rearrangement", made.frame(rows)).filter(measure="overlap_16").row(0, named=True)
+    few = "in a pair of blocks, only 0 of 32 ordinary tokens keep 16 ordinary neighbours, under a quarter"
+    assert row["because"] == f"The blocks are not compared: {few}."
+    assert (row["verdict"], row["counted"]) == ("too_few", 0)
+    assert [row[name] for name in ("neighbours", "ends", "fall", "kept", "largest")] == [None] * 5
+
+
+def test_an_overlap_of_under_a_quarter_of_the_ordinary_tokens_is_not_judged(tmp_path):
+    """With 60 sinks of 512 tokens, `overlap_16` of some pairs used to rest on 3 tokens; it said 452."""
+    rng = np.random.default_rng(0)
+    base, sinks = rng.standard_normal((512, 16)), np.zeros(512, bool)
+    sinks[rng.choice(512, 60, replace=False)] = True
+    clouds = [base + 0.3 * i * rng.standard_normal((512, 16)) for i in range(5)]
+    rows = made.add_cell(Lake(tmp_path), "m", 5, clouds, sinks=sinks, groups=8)
+    found = compute_finding("rearrangement", made.frame(rows)).rows_by_key("measure", named=True, unique=True)
+    assert {name: row["verdict"] for name, row in found.items()} == {"overlap_4": "gradual", "overlap_16": "too_few"}
+    assert (found["overlap_4"]["tokens"], found["overlap_4"]["counted"]) == (452, 452)
+    assert found["overlap_16"]["counted"] < 20
+    alike = compute_finding("similarity", made.frame(rows)).rows_by_key("measure", named=True, unique=True)
+    assert [alike[name]["verdict"] for name in ("overlap_16", "overlap_4")] == ["too_few", "graded"]
+    (records,) = load_records(made.frame(rows)).values()
+    first = similarity_of_records(records, records, [(1, 2)]).row(0, named=True)
+    assert (first["overlap_4_tokens"], first["tokens"]) == (452, 452)
+    assert first["overlap_16_tokens"] < 113
+
+
+def peaks_of(lake, clouds, dimension, **fields) -> list[dict]:
+    rows = [row for model in "ab" for row in made.add_cell(Lake(lake), model, 5, clouds[model], dimension, **fields)]
+    return compute_finding("peak_overlap", made.frame(rows)).to_dicts()
+
+
+@pytest.mark.parametrize("dimension", [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+def test_models_without_an_interior_peak_are_not_compared_at_it(tmp_path, dimension):
+    """The last block of a rising dimension used to be a peak, and could support the claim."""
+    rng = np.random.default_rng(0)
+    shared = [cloud(rng, 128) for _ in range(5)]
+    noise = (0.3, 3, 3, 3, 0.3)
+    clouds = {m: [x + size * cloud(rng, 128) for x, size in zip(shared, noise, strict=True)] for m in "ab"}
+    for row in peaks_of(tmp_path, clouds, dimension):
+        assert (row["verdict"], row["claim"], row["gain"]) == ("no_peak", "undecided", None)
+        assert row["because"].endswith("the dimension of one is highest in its first or last block.")
+
+
+def test_peaks_are_compared_with_the_mean_of_the_other_blocks_for_whole_kernels(tmp_path):
+    """Another block may be more alike, and components beyond the recorded ones may decide."""
+    rng, dimension = np.random.default_rng(0), [5, 6, 9, 6, 5, 5]
+    shared = [rng.standard_normal((256, 24)) for _ in range(6)]
+    parts = np.sqrt([0.1, 0.1, 0.6, 0.1, 0.8, 0.1])
+    clouds = {
+        model: [p * x + np.sqrt(1 - p**2) * rng.standard_normal(x.shape) for p, x in zip(parts, shared, strict=True)]
+        for model in "ab"
+    }
+    row = peaks_of(tmp_path / "few", clouds, dimension, groups=8)[0]
+    assert (row["measure"], row["verdict"], row["claim"]) == ("cka", "peak_more_alike", "supports")
+    assert "than at the mean of their other layers is supported" in row["because"]
+    assert row["bound"] < 0.01
+    wide = {model: [np.hstack([x, 0.7 * rng.standard_normal((256, 300))]) for x in clouds[model]] for model in "ab"}
+    row = peaks_of(tmp_path / "wide", wide, dimension, groups=8)[0]
+    assert row["bound"] > row["gain"]
+    assert (row["verdict"], row["claim"]) == ("undecided", "undecided")
+
+
+def test_peaks_without_a_similarity_say_why(tmp_path):
+    """They used to have no errors, for the want of groups."""
+    rng = np.random.default_rng(0)
+    clouds = [cloud(rng, 64) for _ in range(5)]
+    clouds[2] = np.ones((64, 24)) * np.where(np.arange(64) == 3, 5, 1)[:, None]
+    row = peaks_of(tmp_path, {"a": clouds, "b": clouds}, [1, 2, 3, 2, 1], sinks=np.arange(64) == 3)[0]
+    assert (row["measure"], row["verdict"], row["at_peak"]) == ("cka", "too_few", None)
+    assert row["because"].endswith("not compared: in a block, the compared tokens, or all but one, have one state.")
