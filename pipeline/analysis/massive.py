@@ -64,9 +64,9 @@ def compute_massive(lake: LakeOrFrame) -> pl.DataFrame:
         - `unknown`: a count that the test needs is null.
     - `claim` (there are massive activations, at a few tokens): `supports` for few, `contradicts` for many, and for none
       if there are enough contexts; else `undecided`
-    - `first_token_claim` (massive activations sit at the first token): `supports` if under a tenth of the contexts have
-      another token of outlying norm (95 %); `contradicts` if more have, or if there are no massive activations; else
-      `undecided`
+    - `first_token_claim` (massive activations sit at the first token, or at a few others such as the first delimiter):
+      `supports` if under a tenth of the contexts have another token of outlying norm (95 %); `contradicts` if over a
+      tenth have more than three others, or if there are no massive activations; else `undecided`
     - `layer_of_largest`: block with the largest ratio of an activation to the median
     - `ratio`: that ratio
     - `others`: mean number per context of other tokens of outlying norm
@@ -110,8 +110,9 @@ def _judge(row: dict[str, Any]) -> dict[str, Any]:
 def _count(contexts: int, others: int, context_tokens: int) -> dict[str, Any]:
     """Test two shares of contexts: those with more than FEW other tokens of outlying norm, and those with at least one.
 
-    The numbers per context are unknown, so each test uses the largest and the smallest count of contexts that is
-    possible. Return columns of `compute_massive`.
+    Few others do not contradict the claim about first tokens: by Sun et al. 2024 the first delimiter is another usual
+    place, and the lake does not have the positions. The numbers per context are unknown, so each test uses the largest
+    and the smallest count of contexts that is possible. Return columns of `compute_massive`.
 
     Args:
         others: number of other tokens of outlying norm in all contexts together.
@@ -121,20 +122,20 @@ def _count(contexts: int, others: int, context_tokens: int) -> dict[str, Any]:
     least = max(0, int(np.ceil((others - FEW * contexts) / max(room - FEW, 1))))
     few, many = _p_below(most, contexts, MOST), _p_above(min(least, contexts), contexts, MOST)
     some, any_least = min(others, contexts), min(int(np.ceil(others / room)), contexts)
-    first, elsewhere = _p_below(some, contexts, RARE), _p_above(any_least, contexts, RARE)
+    first, spread = _p_below(some, contexts, RARE), _p_above(min(least, contexts), contexts, RARE)
     crowded, apart = _bounds(min(least, contexts), most, contexts), _bounds(any_least, some, contexts)
     claim, word = _answer(few, many)
     return {
         "verdict": word,
         "claim": claim,
-        "first_token_claim": _answer(first, elsewhere)[0],
+        "first_token_claim": _answer(first, spread)[0],
         "others": others / contexts,
         "crowded": most / contexts,
         **dict(zip(("crowded_low", "crowded_high"), crowded, strict=True)),
         "elsewhere": some / contexts,
         **dict(zip(("elsewhere_low", "elsewhere_high"), apart, strict=True)),
         "p": min(few, many),
-        "first_token_p": min(first, elsewhere),
+        "first_token_p": min(first, spread),
     }
 
 

@@ -97,6 +97,15 @@ def test_counts_of_massive_tokens_have_exact_errors():
     assert (many["verdict"], many["claim"], many["first_token_claim"]) == ("undecided", "undecided", "contradicts")
 
 
+def test_a_few_tokens_beside_the_first_do_not_contradict_that_they_sit_there():
+    """Sun et al. list the first delimiter too; any other token in over a tenth of the contexts used to contradict."""
+    for others, word in ((3, "undecided"), (6, "contradicts")):
+        rows = history(n_layer_sink_tokens=100 * (1 + others), n_contexts=100, context_tokens=8)
+        row = compute_massive(claim_rows.frame(rows)).row(0, named=True)
+        assert (row["others"], row["first_token_claim"]) == (others, word)
+        assert (row["first_token_p"] < 0.05) == (word == "contradicts")
+
+
 def test_rates_of_the_counts_at_their_bounds():
     """Half of the contexts have four other tokens each, the others none: the counts decide in at most 5 %."""
     random, wrong = np.random.default_rng(0), 0
