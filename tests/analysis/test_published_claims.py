@@ -297,6 +297,8 @@ def test_every_claim_about_training_needs_the_start_of_the_history():
 def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns_that_exist():
     assert len(CLAIMS) >= 14
     assert len({claim.paper for claim in CLAIMS.values()}) >= 9
+    assert CLAIMS["lower-layers-settle-first"].short_reference == "Raghu 2017"
+    assert CLAIMS["overlap-profile"].rows == {"measure": "overlap_4"}
     empty = {name: spec.answer(claim_rows.frame()) for name, spec in FINDINGS.items()}
     for claim in CLAIMS.values():
         if claim.finding not in FINDINGS:

@@ -76,7 +76,7 @@ def rearrangements(folder: Path) -> dict[str, Rows]:
         "supports": turning([i / 7 for i in range(8)]),
         "contradicts: one step": turning([0, 0, 0, 0, 1, 1, 1, 1], 0.02),
         "contradicts: scrambled": scrambled(),
-        "contradicts: one geometry": turning([0] * 8),
+        "contradicts: one geometry": turning([0] * 8, 0.02),
     }
     found = {word: one_cell(folder / str(i), each) for i, (word, each) in enumerate(clouds.items())}
     return found | {"undecided": one_cell(folder / "few", turning([0, 0.1, 0.8, 1], tokens=40), 2)}
