@@ -318,7 +318,7 @@ def null_words(folder, finding: str, groups: int, n: int) -> dict[str, list[str]
             rows = []
             steps = (10, 1000) if finding == "model_convergence" else (1000,)
             common = {step: [cloud(rng) for _ in range(4)] for step in steps}
-            heights = rng.permutation(4) + 1.0
+            heights = [1.0, *(rng.permutation(2) + 2.0), 1.0]
             for model in ("a", "b"):
                 for step in steps:
                     blocks = [each + 0.8 * cloud(rng) for each in common[step]]

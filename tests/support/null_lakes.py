@@ -99,11 +99,11 @@ def _spiking_walk(i: int, error: float, groups: int) -> Rows:
 
 
 def _recorded(folder: Path, i: int, groups: int) -> Rows:
-    """Blocks that settle at one time, and two models of equally alike blocks with a peak of dimension in any."""
+    """Blocks that settle at one time, and two models of equally alike blocks with a peak of dimension inside."""
     rng, tokens = np.random.default_rng(i), 64
     blocks = [claim_records.moving(rng, [0, 0.5, 0.9, 0.99, 1], tokens) for _ in range(4)]
     rows = claim_records.settling(folder, blocks, groups=groups)
-    shared, heights = claim_records.cloud(rng, tokens), list(rng.permutation(4) + 1.0)
+    shared, heights = claim_records.cloud(rng, tokens), [1.0, *(rng.permutation(2) + 2.0), 1.0]
     for model in ("a", "b"):
         clouds = [shared + 0.8 * claim_records.cloud(rng, tokens) for _ in range(4)]
         rows += recorded_clouds.add_cell(Lake(folder), model, 5, clouds, heights, "shared", groups=groups)
