@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS
+from pipeline.analysis.comparable import DEPTH_DIGITS
+from pipeline.analysis.comparison import HEADLINE_METRICS
 from pipeline.analysis.frames import RUN_COLUMNS, run_name, select_block_rows, select_history_rows
 from pipeline.analysis.group_errors import select_value
 from pipeline.analysis.model_batches import ModelRows

@@ -117,6 +117,35 @@ def test_equal_recipes_are_needed(tmp_path):
         compare(reader, "lab/a", "lab/b")
 
 
+def part(model, steps=claim_rows.STEPS, **changes):
+    return [row for row in history(model=model, **changes) if row["step"] in steps]
+
+
+def test_each_key_in_common_but_no_combination_is_refused_with_the_combination(tmp_path):
+    early, late, other = claim_rows.STEPS[:4], claim_rows.STEPS[4:], {"corpus": "text:wiki", "contexts_digest": "w"}
+    rows = [*part("a", early), *part("a", late, **other), *part("b", late), *part("b", early, **other)]
+    crossed = finding_rows.commit(tmp_path / "steps", rows)
+    steps = "corpus and step is on both sides: text:book 0, 64, 256, 1000; text:wiki 2000, 4000, 8000, 16000 against"
+    with pytest.raises(UsageError, match=f"no combination of {steps} text:book 2000"):
+        compare(crossed, "a", "b")
+    assert not compare(crossed, "a@step64", f"b@step{LAST}", [TEXT]).rows.is_empty()
+    kinds = [*part("a", (LAST,), kind="encoder"), *part("a", (LAST,), **other)]
+    kinds += [*part("b", (LAST,)), *part("b", (LAST,), kind="encoder", **other)]
+    stacks = "decoder text:wiki; encoder text:book against decoder text:book; encoder text:wiki"
+    with pytest.raises(UsageError, match=f"kind of layer stack and corpus is on both sides: {stacks}"):
+        compare(finding_rows.commit(tmp_path / "kinds", kinds), "a", "b")
+
+
+def test_only_combinations_that_both_sides_have_are_counted(tmp_path):
+    """A block of an encoder at another depth, on a corpus on which the other side has its decoder."""
+    odd = [row | {"depth": 0.33} for row in part("b", (LAST,), kind="encoder", corpus="text:wiki") if row["layer"] == 1]
+    rows = [*part("a", (LAST,)), *part("a", (LAST,), corpus="text:wiki")]
+    rows += [*part("a", (LAST,), kind="encoder", corpus="text:news"), *part("b", (LAST,)), *odd]
+    found = compare(finding_rows.commit(tmp_path, rows), "a", "b")
+    assert set(found.rows["corpus"]) == {TEXT}
+    assert not any("blocks" in note for note in found.notes)
+
+
 def test_no_difference_is_significant_in_five_percent(tmp_path):
     """Intervals of single layers of 30 pairs of equal models; errors are shared by layers, so pairs are the units."""
     members = [
