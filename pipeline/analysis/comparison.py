@@ -80,7 +80,7 @@ def compare(reader: LakeReader, first: str, second: str | None = None, corpora: 
     of = CORPORA if len(corpora) == 2 else HISTORIES if whole else CHECKPOINTS
     chosen = [_select_rows(frame, side, names, whole) for side, names in zip(asked, _corpora_of(matched), strict=True)]
     sides, parts = [side for side, _ in chosen], [part for _, part in chosen]
-    if sides[0] == sides[1]:
+    if sides[0].equals(sides[1]):
         _refuse_equal_sides(first, second or first)
     parts = require_comparable(of, sides, parts)
     table = pl.concat([_subtract(of, metric, *parts) for metric in HEADLINE_METRICS])
@@ -110,7 +110,7 @@ def _choose_sides(
             raise UsageError(f"compare {first} {second} on two corpora", "both labels and corpora differ", do)
         names = _require_two_corpora(corpora, matched)
         return [side._replace(corpus=name) for side, name in zip(sides, names, strict=True)]
-    if sides[0] == sides[1]:
+    if sides[0].equals(sides[1]):
         _refuse_equal_sides(first, second)
     shown = corpora[0] if corpora and len(matched[0]) > 1 else matched[0][0] if corpora else None
     return [side._replace(corpus=shown) for side in sides]
@@ -140,8 +140,8 @@ def _select_rows(frame: pl.DataFrame, side: Side, corpora: Sequence[str], whole:
     """Return a side with the run that it stands for, and its rows on these corpora; on all if `corpora` is empty."""
     if not corpora:
         return select_side(frame, side, whole)
-    asked = pl.col("model") == side.model
-    rows = frame.filter(asked if side.revision is None else asked & (pl.col("revision") == side.revision))
+    rows = side.select_from(frame)
+    rows = rows if side.revision is None else rows.filter(pl.col("revision") == side.revision)
     on_corpora = frame.filter(pl.col("corpus").is_in(list(corpora)))
     if not rows.is_empty() and rows.join(on_corpora, on="cell_id", how="semi").is_empty():
         do = "Write one of these corpora after --corpus, or first measure this side on the corpus that you named"

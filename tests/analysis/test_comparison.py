@@ -200,6 +200,42 @@ def test_a_run_is_named_as_findings_print_it(stages):
     assert compare(stages, "olmo · 2 · 1", "olmo · 2 · 2").of == "histories"
 
 
+def test_findings_and_claims_print_names_that_compare_accepts(stages, shapelake):
+    for words in (("findings", "dome"), ("claims", "--models", "olmo")):
+        _, printed, _ = shapelake(*words, "--lake", stages.uri)
+        assert "  olmo · 2 · 3  " in printed
+    assert compare(stages, "olmo · 2 · 3", "y").first.run == "3"
+
+
+def test_a_kind_may_follow_the_model_as_peak_overlap_prints_it(stages):
+    plain = compare(stages, "olmo · 2 · 3", "y")
+    named = compare(stages, "olmo · decoder · 2 · 3", "y · decoder")
+    assert (named.first, named.second) == (plain.first, plain.second)
+    assert named.rows.equals(plain.rows)
+    assert compare(stages, f"y@step{LAST} · decoder", "olmo · 1").of == "checkpoints"
+    assert compute_population(stages, "olmo · decoder · 2 · 4").run.label == "olmo · 2 · 4"
+    for wrong in ("y · encoder", "y · decoder · 1", "olmo · 9"):
+        with pytest.raises(UsageError, match="has no such run") as error:
+            compare(stages, wrong, "olmo · 1")
+        assert "a run as MODEL · KIND · STAGE · RUN" in error.value.do
+
+
+def test_a_kind_selects_one_of_the_stacks_of_a_model(tmp_path):
+    wiki = {"kind": "encoder", "corpus": "text:wiki", "contexts_digest": "w"}
+    rows = [row for number, model in enumerate("ab") for row in history(seed=number, model=model)]
+    rows += [row for number, model in enumerate("ab") for row in history(seed=number, model=model, **wiki)]
+    reader = finding_rows.commit(tmp_path, rows)
+    found = compare(reader, "a · encoder", "b")
+    assert (str(found.first), str(found.second)) == ("a · encoder", "b")
+    assert set(found.rows["kind"]) == {"encoder"}
+    assert set(compare(reader, "a", "b").rows["kind"]) == {"decoder", "encoder"}
+    one = compare(reader, f"a@step{LAST} · encoder", "b").first
+    assert one.label == f"a@step{LAST} · encoder"
+    assert compare(reader, one.label, "b").first == one
+    with pytest.raises(UsageError, match="both sides are the same"):
+        compare(reader, "a", "a · encoder")
+
+
 def test_other_runs_of_the_same_model_are_its_population(stages):
     found = compute_population(stages, "olmo · 2 · 4")
     assert found.others == ("olmo · 1", "olmo · 2 · 1", "olmo · 2 · 2", "olmo · 2 · 3", "y")
