@@ -206,12 +206,16 @@ def test_the_readme_names_the_views_and_links_the_reference():
 
 
 def test_a_limit_is_named_with_the_cost_and_at_the_end(tmp_path, shapelake):
-    sweep = tiny.sweep_file(tmp_path, tiny.history(tmp_path / "runs", [0, 1, 10]))
+    similarity = {"tokens": 60, "rank": 8, "neighbours": 4}
+    sweep = tiny.sweep_file(tmp_path, tiny.history(tmp_path / "runs", [0, 1, 10]), similarity=similarity)
     words = ("run", sweep, "--lake", tmp_path / "lake", "--backend", "inline", "--limit", 1, "--steps", "0,10")
     code, out, _ = shapelake(*words)
     assert code == 0
     (cost,) = (line for line in out.splitlines() if line.startswith("cost"))
-    assert "with --steps 0,10; cost of all 2 cells, --limit runs 1 of them" in cost
+    assert "with --steps 0,10; for all 2 cells, --limit runs 1 of them" in cost
+    (records,) = (line for line in out.splitlines() if line.startswith("records"))
+    assert "records of 2 cells to make" in records
+    assert records.endswith("; for all 2 cells, --limit runs 1 of them")
     assert out.splitlines()[-1].endswith("1 of 1 wanted cells are in the lake, 1 new, 1 left out by --limit")
 
 

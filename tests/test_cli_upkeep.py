@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline import doctor
+from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from tests.hub.conftest import hub  # noqa: F401
 from tests.support import lake_rows
@@ -47,6 +48,20 @@ def test_a_damaged_file_is_named(measured_lake, shapelake):
     code, out, _ = shapelake("verify", "--lake", measured_lake)
     assert code == 1
     assert path.name in out
+
+
+def test_an_error_of_the_second_measurement_hides_no_problem(measured_lake, tmp_path, shapelake, monkeypatch):
+    def fail(*_):
+        raise UsageError("a committed cell of sweep tiny", "none is in the lake", "Run the sweep first")
+
+    monkeypatch.setattr("pipeline.sweep.recompute.recompute_random_cell", fail)
+    words = ("verify", "--lake", measured_lake, "--recompute", tmp_path / "sweep.yaml", "--json")
+    assert shapelake(*words)[0] == 2
+    min(measured_lake.glob("cells/v1/**/*.parquet")).write_bytes(b"damaged")
+    code, out, _ = shapelake(*words)
+    assert (code, len(json.loads(out))) == (1, 2)
+    assert json.loads(out)[-1]["found"] == "a committed cell of sweep tiny: none is in the lake"
+    assert shapelake(*words[:4], tmp_path / "missing.yaml")[0] == 2, "a wrong option is no problem of the lake"
 
 
 def test_a_snapshot_changes_no_answer_and_an_old_one_can_go(measured_lake, shapelake):

@@ -100,7 +100,7 @@ def _make_line(name: str, rows: Sequence[Row], several_recipes: bool) -> BriefLi
     models = [first[key] for key in ("model", "decoder", "other_model") if first.get(key)]
     parts = [first[key] for key in HISTORY_PARTS if first.get(key)]
     text = first["corpus"] + (f" {first['recipe']}" if several_recipes else "")
-    history = " ".join([", ".join(models), *parts])
+    history = " · ".join([", ".join(models), *parts])
     described = (count_rows if name in COUNTED else describe_rows)(RULES[name], rows)
     return BriefLine(history, first.get("kind") or "", text, first.get("layer"), *described)
 

@@ -24,9 +24,9 @@ def compare_records(
     """Compare the similarity records of two sides; return the similarities, and notes on what was not compared.
 
     The frame has the columns `corpus`, `recipe`, `kind` and `step` (null unless `by_step`), followed by those of
-    `similarity_of_records`. If histories are compared, the information imbalance is computed at the last common step
-    only, since the ranks that it needs take much memory. If cells have records of several sizes, those with the number
-    of tokens that most cells have are compared.
+    `similarity_of_records`. If histories are compared, the information imbalance is computed only at the last common
+    step of each corpus, recipe and kind, since the ranks that it needs take much memory. If cells have records of
+    several sizes, those with the number of tokens that most cells have are compared.
 
     Args:
         labels: names of the two sides, for the notes.
@@ -40,8 +40,7 @@ def compare_records(
     on = ["corpus", "recipe", "kind", *(["step"] if by_step else [])]
     cells = [part.unique("cell_id").select(*on, "cell_id", "records", "lake").sort(on) for part in recorded]
     pairs = cells[0].join(cells[1], on=on, suffix="_b")
-    last = pairs.filter(pl.col("step") == pl.col("step").max()) if by_step else pairs
-    with_ranks = _load(last, ranks=True)
+    with_ranks = _load(select_last_steps(pairs) if by_step else pairs, ranks=True)
     loaded = _load(pairs) | with_ranks
     found: list[pl.DataFrame] = []
     notes: dict[str, list[int | None]] = {}
@@ -60,6 +59,13 @@ def compare_records(
         keys = {name: pl.lit(row.get(name), kind) for name, kind in KEYS.items()}
         found.append(part.select(**keys, **{name: pl.col(name) for name in SCHEMA}))
     return pl.concat([pl.DataFrame(schema={**KEYS, **SCHEMA}), *found]), _list_notes(notes)
+
+
+def select_last_steps(frame: pl.DataFrame) -> pl.DataFrame:
+    """Select the rows of the last step of each corpus, recipe and kind; all rows if `step` is null."""
+    if frame.is_empty():
+        return frame
+    return frame.filter(pl.col("step").eq_missing(pl.col("step").max().over("corpus", "recipe", "kind")))
 
 
 def _add(notes: dict[str, list[int | None]], row: dict[str, Any], texts: list[str]) -> None:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import polars as pl
 
-from pipeline.analysis.compared_similarity import compare_records
+from pipeline.analysis.comparable import CHECKPOINTS, CORPORA, HISTORIES, compared_columns, require_comparable
+from pipeline.analysis.compared_similarity import compare_records, select_last_steps
 from pipeline.analysis.frames import select_block_rows
 from pipeline.analysis.group_errors import add_errors, average_points, subtract_rows
 from pipeline.analysis.model_batches import ModelRows
@@ -22,9 +23,6 @@ HEADLINE_METRICS = (
     *("anisotropy", "anisotropy_no_sink", "id_twonn", "id_mle", "id_gride_4", "id_gride_16", "participation_ratio"),
     *("effective_rank_sigma", "alpha", "cosine_mean", "linearity", "loss"),
 )
-CHECKPOINTS, HISTORIES, CORPORA = "checkpoints", "histories", "corpora"
-MATCHED = ("kind", "recipe", "state", "_depth")
-DEPTH_DIGITS = 6
 NUMBERS = ("a", "b", "difference", "low", "high")
 ROW_TYPES: dict[str, Any] = {
     **dict.fromkeys(("metric", "corpus", "corpus_b", "recipe", "kind"), pl.String()),
@@ -51,6 +49,14 @@ class Comparison(NamedTuple):
     """Similarity of corresponding layers, in the frame of `compare_records`; empty without records of the same
     tokens."""
 
+    def last_rows(self) -> pl.DataFrame:
+        """Return `rows`; of two histories, only those of the last common step of each corpus, recipe and kind."""
+        return select_last_steps(self.rows)
+
+    def last_similarity(self) -> pl.DataFrame:
+        """Return `similarity`; of two histories, only that of the last step that has one, chosen as in `last_rows`."""
+        return select_last_steps(self.similarity)
+
 
 def compare(reader: LakeReader, first: str, second: str | None = None, corpora: Sequence[str] = ()) -> Comparison:
     """Compare two labels (see `pipeline.analysis.sides`), or one label on two corpora.
@@ -74,9 +80,9 @@ def compare(reader: LakeReader, first: str, second: str | None = None, corpora: 
     of = CORPORA if len(corpora) == 2 else HISTORIES if whole else CHECKPOINTS
     chosen = [_select_rows(frame, side, names, whole) for side, names in zip(asked, _corpora_of(matched), strict=True)]
     sides, parts = [side for side, _ in chosen], [part for _, part in chosen]
-    if sides[0] == sides[1]:
+    if sides[0].equals(sides[1]):
         _refuse_equal_sides(first, second or first)
-    parts = _require_comparable(of, sides, parts)
+    parts = require_comparable(of, sides, parts)
     table = pl.concat([_subtract(of, metric, *parts) for metric in HEADLINE_METRICS])
     similarity, left_out = _compare_tokens(of, sides, parts)
     notes = (*_list_notes(table, *parts), *left_out)
@@ -104,7 +110,7 @@ def _choose_sides(
             raise UsageError(f"compare {first} {second} on two corpora", "both labels and corpora differ", do)
         names = _require_two_corpora(corpora, matched)
         return [side._replace(corpus=name) for side, name in zip(sides, names, strict=True)]
-    if sides[0] == sides[1]:
+    if sides[0].equals(sides[1]):
         _refuse_equal_sides(first, second)
     shown = corpora[0] if corpora and len(matched[0]) > 1 else matched[0][0] if corpora else None
     return [side._replace(corpus=shown) for side in sides]
@@ -134,8 +140,8 @@ def _select_rows(frame: pl.DataFrame, side: Side, corpora: Sequence[str], whole:
     """Return a side with the run that it stands for, and its rows on these corpora; on all if `corpora` is empty."""
     if not corpora:
         return select_side(frame, side, whole)
-    asked = pl.col("model") == side.model
-    rows = frame.filter(asked if side.revision is None else asked & (pl.col("revision") == side.revision))
+    rows = side.select_from(frame)
+    rows = rows if side.revision is None else rows.filter(pl.col("revision") == side.revision)
     on_corpora = frame.filter(pl.col("corpus").is_in(list(corpora)))
     if not rows.is_empty() and rows.join(on_corpora, on="cell_id", how="semi").is_empty():
         do = "Write one of these corpora after --corpus, or first measure this side on the corpus that you named"
@@ -143,55 +149,12 @@ def _select_rows(frame: pl.DataFrame, side: Side, corpora: Sequence[str], whole:
     return select_side(on_corpora, side, whole)
 
 
-def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Restrict each side to the rows whose kind, recipe and algorithm also occur on the other side; return both frames.
-
-    The same holds for the corpus, unless corpora are compared, and for the step, if histories are compared.
-
-    Raises:
-        UsageError: the sides have no kind, recipe, algorithm, corpus or step in common. The message names the first
-            column without a common value.
-    """
-    first, second = (part.with_columns(stack="kind") for part in parts)
-    if not {*first["kind"]} & {*second["kind"]} and first["kind"].n_unique() == second["kind"].n_unique() == 1:
-        both = pl.lit(f"{first['kind'][0]}, {second['kind'][0]}")  # an encoder and a decoder have one stack each
-        first, second = (part.with_columns(kind=both) for part in (first, second))
-    names = ("kind", "recipe", "recipe_fingerprint", "algorithm", *(() if of == CORPORA else ("corpus",)))
-    names += ("step",) if of == HISTORIES else ()
-    for name in names:
-        shared = {*first[name]} & {*second[name]}
-        if not shared:
-            have = " against ".join(", ".join(map(str, sorted({*part[name]}, key=str)[:4])) for part in (first, second))
-            raise UsageError(f"compare {sides[0]} and {sides[1]}", f"{_WORDS[name]}: {have}", _HINTS[name])
-        first, second = (part.filter(pl.col(name).is_in(list(shared), nulls_equal=True)) for part in (first, second))
-    return [part.with_columns(_depth=pl.col("depth").round(DEPTH_DIGITS)) for part in (first, second)]
-
-
-_WORDS = {
-    "kind": "the kinds of layer stack differ",
-    "recipe": "the recipes differ",
-    "recipe_fingerprint": "the recipes have the same name and different fields",
-    "algorithm": "the versions of the algorithms differ",
-    "corpus": "the corpora differ",
-    "step": "the histories have no step in common",
-}
-_MEASURE = "Measure both with one sweep: shapelake run SWEEP"
-_HINTS = {
-    "kind": "Compare stacks of one kind",
-    "recipe": _MEASURE,
-    "recipe_fingerprint": _MEASURE,
-    "algorithm": "Measure the older one again: shapelake run SWEEP",
-    "corpus": "Measure both on one text, or compare one model on two corpora: --corpus C,C2",
-    "step": "Name two revisions: MODEL@REVISION",
-}
-
-
 def _subtract(of: str, metric: str, first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
     """Return the differences of one metric for each layer that both sides have, and for the mean over their blocks.
 
     The loss has one difference per checkpoint.
     """
-    on = ["kind", "recipe", *(() if of == CORPORA else ("corpus",)), *(("step",) if of == HISTORIES else ())]
+    on = compared_columns(of)
     points = [add_errors(part, metric).filter(pl.col("value").is_not_null()) for part in (first, second)]
     if metric == "loss":
         points = [part.unique([*on, "corpus"], keep="last", maintain_order=True) for part in points]
@@ -200,7 +163,7 @@ def _subtract(of: str, metric: str, first: pl.DataFrame, second: pl.DataFrame) -
         return _finish(of, metric, rows.with_columns(**blank))
     layers = _join(points, [*on, "state", "_depth"])
     shared = layers.filter(state="block").select([*on, "_depth"]).unique()
-    blocks = [select_block_rows(part).join(shared, on=[*on, "_depth"], how="semi") for part in points]
+    blocks = [select_block_rows(part).join(shared, on=[*on, "_depth"], how="semi", nulls_equal=True) for part in points]
     keys = [*on, "contexts_digest", *(("corpus",) if "corpus" not in on else ())]
     means = _join([average_points(part, keys) for part in blocks], on)
     blank = {name: pl.lit(None, ROW_TYPES[name]) for name in ("layer", "layer_b", "depth", "state")}

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS
+from pipeline.analysis.comparable import DEPTH_DIGITS
+from pipeline.analysis.comparison import HEADLINE_METRICS
 from pipeline.analysis.frames import RUN_COLUMNS, run_name, select_block_rows, select_history_rows
 from pipeline.analysis.group_errors import select_value
 from pipeline.analysis.model_batches import ModelRows
@@ -77,6 +78,7 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
     side = _choose_run(loaded, side)
     frame = select_history_rows(loaded).join(_select_sizes(sizes, side.model), on=["model", "kind"], how="semi")
     frame = frame.filter(pl.col("corpus").is_in(texts)) if corpora else frame
+    frame = frame.filter(pl.col("kind") == side.kind) if side.kind else frame
     long = pl.concat([_gather(frame, metric) for metric in HEADLINE_METRICS])
     is_mine = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(getattr(side, name))) for name in RUN_COLUMNS)
     mine, others = long.filter(is_mine), long.filter(~is_mine)

@@ -84,10 +84,13 @@ def similarity_of_records(
 
 
 def explain_nulls(found: pl.DataFrame) -> list[str]:
-    """Return one text per measure that is null in a layer although the records have enough neighbours: the reason."""
+    """Return one text per measure that is null in a layer: the number of these layers, and the reason."""
     reasons = []
     for name in MEASURES:
-        count = found.filter(pl.col(name).is_null() & pl.col(f"{name}_null").is_not_null()).height
+        null = found.filter(pl.col(name).is_null())
+        if short := null[f"{name}_null"].null_count():
+            reasons.append(f"{name} is null in {short} of {found.height} layers: the records have fewer neighbours")
+        count = null.height - short
         lack = "a layer has no variance on the compared tokens"
         if k := OVERLAPS.get(name):
             lack = f"no compared token keeps {k} neighbours that are no sinks"

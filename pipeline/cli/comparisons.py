@@ -37,7 +37,8 @@ def claims(lake: LakeUri, models: ModelsGlob = "*", corpus: CorpusGlob = "*", as
 @app.command()
 def compare(
     first: Annotated[
-        str, typer.Argument(metavar="A", help="MODEL, MODEL@REVISION, or the name of a run that findings print.")
+        str,
+        typer.Argument(metavar="A", help="MODEL, MODEL@REVISION, or a run: 'MODEL · STAGE · RUN' or 'MODEL · KIND'."),
     ],
     lake: LakeUri,
     second: Annotated[
@@ -66,7 +67,8 @@ def compare(
 
     If A and B are both given without a revision and both have several steps, they are compared as whole histories.
     Otherwise a name without a revision stands for the newest checkpoint. A model with several runs (stages, seeds)
-    needs a revision or the name of a run, such as 'MODEL · STAGE · RUN'. A difference is B minus A; it is paired where
+    needs a revision or the name of a run, 'MODEL · STAGE · RUN' without what it lacks. The kind of a layer stack may
+    follow the model, as findings print it: 'MODEL · KIND · STAGE · RUN'. A difference is B minus A; it is paired where
     both read the same tokens. Only rows with the same recipe and corpus are compared. If the lake has similarity
     records of both, their layers are also compared token by token (CKA, shared neighbours).
 

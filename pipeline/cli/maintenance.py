@@ -7,8 +7,9 @@ import typer
 
 from pipeline import render
 from pipeline.cli.app import JsonOption, LakeUri, app, print_json
-from pipeline.errors import UsageError
+from pipeline.errors import ShapelakeError, UsageError
 from pipeline.lake import Lake, Tombstone
+from pipeline.spec import Sweep
 from pipeline.sweep.config import load_sweep
 from pipeline.terminal import print_line
 
@@ -57,13 +58,27 @@ def verify(
     from pipeline.lake.verify import verify_lake
 
     opened = Lake.existing(lake)
+    sweep = load_sweep(recompute) if recompute else None
     problems = [problem._asdict() for problem in verify_lake(opened)]
-    if recompute:
-        from pipeline.sweep import recompute as again
-
-        problems += again.recompute_random_cell(load_sweep(recompute), opened, random.Random(seed))
+    if sweep is not None:
+        problems += _recompute(sweep, opened, seed, problems)
     print_json(problems) if as_json else render.print_problems(problems, len(opened.committed_cell_ids()))
     raise typer.Exit(int(bool(problems)))
+
+
+def _recompute(sweep: Sweep, lake: Lake, seed: int, problems: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the differences of a cell that is measured again; an error is one of them if there are problems already.
+
+    A damaged lake can cause this error, which must not hide the problems that explain it.
+    """
+    from pipeline.sweep.recompute import recompute_random_cell
+
+    try:
+        return recompute_random_cell(sweep, lake, random.Random(seed))
+    except ShapelakeError as error:
+        if not problems:
+            raise
+        return [{"key": f"--recompute of {sweep.name}", "found": f"{error.asked}: {error.found}"}]
 
 
 @app.command()

@@ -32,7 +32,7 @@ def print_claims(registry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    history = " ".join(row[name] for name in ("model", "stage", "run") if row[name])
+    history = " · ".join(row[name] for name in ("model", "stage", "run") if row[name])
     text = " against ".join(row[name] for name in ("corpus", "null") if row[name])
     shown = [row["answer"], history, row["kind"] or "", text, format_effect(row), row["because"].rstrip(".")]
     return [escape_control(cell) for cell in shown]

@@ -28,26 +28,25 @@ SIMILARITY_COLUMNS = (
 
 
 def print_comparison(comparison: Any, layers: bool = False) -> None:
-    """Print one line per metric, corpus, recipe and kind; with `layers`, print every row instead.
+    """Print one line per metric, corpus, recipe and kind, or with `layers` every row.
 
-    For two histories, the lines are about the last common step.
+    The lines of two histories are those of the last common step of each corpus, recipe and kind.
     """
-    rows = comparison.rows.to_dicts()
+    last = comparison.last_rows().to_dicts()
     print_line(escape_control(f"a: {comparison.first}"))
     print_line(escape_control(f"b: {comparison.second}"))
     if comparison.of == "histories":
-        steps = sorted({row["step"] for row in rows})
-        shown = "all" if layers else f"{steps[-1]:,}"
-        print_line(f"{len(steps)} common steps, {steps[0]:,} to {steps[-1]:,}; shown: {shown}")
-        rows = rows if layers else [row for row in rows if row["step"] == steps[-1]]
+        steps = sorted({*comparison.rows["step"]})
+        one = "the last of each corpus, recipe and kind" if _differ_in_step(last) else f"{steps[-1]:,}"
+        print_line(f"{len(steps)} common steps, {steps[0]:,} to {steps[-1]:,}; shown: {'all' if layers else one}")
     print_line(
         "difference b - a of the means over the blocks, with its 95 % interval; the layer that differs most; the number"
     )
     print_line("of layers that differ significantly (95 % for each layer alone)")
     if layers:
-        print_rows(LAYER_COLUMNS, [[row[name] for name in LAYER_COLUMNS] for row in rows])
+        print_rows(LAYER_COLUMNS, [[row[name] for name in LAYER_COLUMNS] for row in comparison.rows.to_dicts()])
     else:
-        print_aligned([_cells(group) for group in _group(rows)])
+        print_aligned([_cells(group, _differ_in_step(last)) for group in _group(last)])
     _print_similarity(comparison, layers)
     for note in comparison.notes:
         print_line(f"note: {note}")
@@ -56,30 +55,47 @@ def print_comparison(comparison: Any, layers: bool = False) -> None:
 def _print_similarity(comparison: Any, layers: bool) -> None:
     """Print the range of each similarity over the layers; with `layers`, print every row instead.
 
-    For two histories, the range is that of the last step that has a similarity.
+    For histories, the range is that of the last step that has a similarity, for each corpus, recipe and kind.
     """
-    rows = comparison.similarity.to_dicts()
-    if not rows:
+    last = [row | {"metric": ""} for row in comparison.last_similarity().to_dicts()]
+    if not last:
         return
-    last = max((row["step"] for row in rows if row["step"] is not None), default=None)
-    at = "" if layers or last is None else f" at step {last:,}"
-    meaning = "1 = equal geometry up to rotation and scale"
-    print_line(f"similarity of corresponding layers{at} on the same tokens: {meaning}")
+    several = _differ_in_step(last)
+    at = "" if layers or several or last[0]["step"] is None else f" at step {last[0]['step']:,}"
+    print_line(
+        f"similarity of corresponding layers{at} on the same tokens: 1 = equal geometry up to rotation and scale;"
+    )
+    print_line("bound: largest distance of a CKA from that of the whole kernels")
     if layers:
-        print_rows(SIMILARITY_COLUMNS, [[row[name] for name in SIMILARITY_COLUMNS] for row in rows])
+        every = comparison.similarity.to_dicts()
+        print_rows(SIMILARITY_COLUMNS, [[row[name] for name in SIMILARITY_COLUMNS] for row in every])
         return
-    groups = _group([row | {"metric": ""} for row in rows if row["step"] == last])
-    print_aligned([_similarity_cells(name, group) for group in groups for name in ("cka", "overlap_4")])
+    print_aligned([_similarity_cells(name, group, several) for group in _group(last) for name in ("cka", "overlap_4")])
 
 
-def _similarity_cells(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _similarity_cells(name: str, rows: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
     known = sorted((row for row in rows if row[name] is not None), key=lambda row: row[name])
+    start = [name, rows[0]["corpus"] + _at_step(rows[0], several), rows[0]["recipe"]]
     if not known:
-        return [name, rows[0]["corpus"], rows[0]["recipe"], "unknown", ""]
-    ends = (f"{row[name]:.3f}{format_limits(row, name)} in layer {row['layer']}" for row in (known[0], known[-1]))
+        return [*map(escape_control, start), "unknown", ""]
+    ends = (known[0], known[-1])
+    shown = (f"{row[name]:.3f}{format_limits(row, name)}{_bound(row, name)} in layer {row['layer']}" for row in ends)
     null = f"unrelated layers have {known[0][f'{name}_null']:.3f}"
-    cells = [name, rows[0]["corpus"], rows[0]["recipe"], " to ".join(ends), null]
-    return [escape_control(cell) for cell in cells]
+    return [escape_control(cell) for cell in (*start, " to ".join(shown), null)]
+
+
+def _bound(row: Mapping[str, Any], name: str) -> str:
+    """Format the bound of a CKA: `, bound 0.031,`; empty for other measures, and for a CKA without one."""
+    return f", bound {row['cka_bound']:.3f}," if name == "cka" and row["cka_bound"] is not None else ""
+
+
+def _differ_in_step(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row["step"] for row in rows}) > 1
+
+
+def _at_step(row: Mapping[str, Any], several: bool) -> str:
+    """Format the step of a line if the lines are of several steps: ` at step 1,000`."""
+    return f" at step {row['step']:,}" if several else ""
 
 
 def format_limits(row: Mapping[str, Any], name: str) -> str:
@@ -95,9 +111,10 @@ def _group(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     return list(groups.values())
 
 
-def _cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cells(rows: Sequence[Mapping[str, Any]], several: bool) -> list[str]:
     mean = next((row for row in rows if row["layer"] is None), rows[0])
     text = mean["corpus"] if mean["corpus"] == mean["corpus_b"] else f"{mean['corpus']}, {mean['corpus_b']}"
+    text += _at_step(mean, several)
     sides = f"{mean['a']:.4g} -> {mean['b']:.4g}"
     layers = [row for row in rows if row["layer"] is not None]
     ending = ""

@@ -35,7 +35,7 @@ def print_plan(plan: "Plan", lake: str) -> None:
         print_line("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
         print_line(f"cost      {_cost(plan.cost)}{_selection(plan)}")
     if plan.records.cells:
-        print_line(f"records   {_records(plan.records)}")
+        print_line(f"records   {_records(plan.records)}{_limit(plan)}")
     if plan.unparsed_names:
         print_line(f"unparsed  {_listed(plan.unparsed_names)} (no step in the name; not measured)")
     if plan.other_folders:
@@ -172,10 +172,13 @@ def _selection(plan: "Plan") -> str:
     The printed cost is that of the steps which --steps chooses, but it is not reduced by --limit.
     """
     steps = "" if plan.sweep.steps == "all" else f"; with --steps {plan.sweep.steps}"
+    return f"{steps}{_limit(plan)}"
+
+
+def _limit(plan: "Plan") -> str:
+    """State that a number is that of all cells, if --limit runs only some of them."""
     n_all = len(plan.todo) + plan.left_out_by_limit
-    return steps + (
-        f"; cost of all {n_all} cells, --limit runs {len(plan.todo)} of them" if plan.left_out_by_limit else ""
-    )
+    return f"; for all {n_all} cells, --limit runs {len(plan.todo)} of them" if plan.left_out_by_limit else ""
 
 
 def _failures_command(lake: str) -> str:

@@ -19,6 +19,8 @@ from pipeline.report.tables import ReportTable, make_report_table
 
 COMPARED = ("corpus", "recipe", "kind")
 """Columns that divide the rows of a page: each combination of their values has charts of its own."""
+SIMILARITY = {"cka": "CKA", "overlap_4": "overlap of 4 neighbours"}
+"""Measures of the similarity charts, with their names in the caption."""
 MAX_TABLE_ROWS = 4000
 COLOUR = theme.COLOURS[0]
 
@@ -65,41 +67,40 @@ def _compare_command(found: Comparison, uri: str) -> str:
 def _similarity_charts(found: Comparison) -> list[DrawnChart]:
     """Draw similarity over depth, in one chart per corpus, recipe and kind; return no charts without similarities.
 
-    Of two histories, the charts show the last common step that has a similarity.
+    Of two histories, the charts show the last step that has a similarity, for each corpus, recipe and kind.
     """
-    rows = found.similarity
+    rows = found.last_similarity()
     if rows.is_empty():
         return []
-    rows = rows.filter(pl.col("step").eq_missing(rows["step"].max()), pl.col("state") == "block")
-    long = pl.concat(
-        rows.select(
-            *COMPARED,
-            "depth",
-            metric=pl.lit(name),
-            difference=name,
-            low=f"{name}_low",
-            high=f"{name}_high",
-        )
-        for name in ("cka", "overlap_4")
-    )
+    parts = _divide(rows.filter(pl.col("state") == "block"))
+    return [chart for heading, part in parts for chart in _draw_similarity(heading, part)]
+
+
+def _draw_similarity(heading: str, rows: pl.DataFrame) -> list[DrawnChart]:
+    """Chart of the measures that have a value in one of these layers; an empty list if none has."""
+    known = [name for name in SIMILARITY if rows[name].null_count() < rows.height]
+    if not known:
+        return []
+    columns = [
+        rows.select("depth", metric=pl.lit(name), difference=name, low=f"{name}_low", high=f"{name}_high")
+        for name in known
+    ]
+    nulls = " and ".join(f"{rows[f'{name}_null'].max():.3f} ({SIMILARITY[name]})" for name in known)
     caption = (
         "Similarity of corresponding layers on the same tokens, with its 95 % interval: 1 for equal geometry up to "
-        f"rotation and scale; unrelated layers have {rows['cka_null'].max():.3f} (CKA) and "
-        f"{rows['overlap_4_null'].max():.3f} (overlap of 4 neighbours)."
+        f"rotation and scale; unrelated layers have {nulls}."
     )
-    at = "" if rows["step"].is_null().all() else f", step {rows['step'].max():,}"
-    return [
-        DrawnChart(f"Similarity: {heading}{at}", caption, _draw_differences(part, "depth", "similarity"))
-        for heading, part in _divide(long)
-    ]
+    step = rows["step"][0]
+    at = "" if step is None else f", step {step:,}"
+    svg = _draw_differences(pl.concat(columns), "depth", "similarity")
+    return [DrawnChart(f"Similarity: {heading}{at}", caption, svg)]
 
 
 def _similarity_tables(found: Comparison) -> list[ReportTable]:
     """Return one table with the numbers behind the similarity charts, or an empty list without similarities."""
-    rows = found.similarity
+    rows = found.last_similarity()
     if rows.is_empty():
         return []
-    rows = rows.filter(pl.col("step").eq_missing(rows["step"].max()))
     caption = "Similarity of corresponding layers; cka bound: largest difference from the CKA of whole kernels."
     return [_table(rows.drop("state", *(name for name in rows.columns if name.startswith("imbalance"))), caption)]
 

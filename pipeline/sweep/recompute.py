@@ -60,28 +60,41 @@ def compare_records(cell: Cell, lake: Lake, now: list[dict[str, Any]], similarit
     """Compare the new similarity records of a cell with those in the lake; return the differences as `key` and `found`.
 
     A layer is equal if its tokens are the same, its CKA with the earlier record is 1, and its neighbours are the same,
-    the last two within the tolerances.
+    the last two within the tolerances. A damaged file of the lake is one difference.
     """
     from pipeline.lake.layout import similarity_key
-    from pipeline.lake.similarity_files import decode_rows, encode_records, layer_record
+    from pipeline.lake.similarity_files import decode_rows, encode_records, find_record_file_problem
+
+    key = similarity_key(cell.checkpoint.model_key, cell.id, similarity.name)
+    data = lake.store.get_or_reason(key)
+    found = data if isinstance(data, str) else find_record_file_problem(key, data)
+    if found or isinstance(data, str):
+        return [{"key": key, "found": f"not compared with the records made again: {found}"}]
+    before, again = ({row["layer"]: row for row in decode_rows(each)} for each in (data, encode_records(now, {})))
+    if before.keys() != again.keys():
+        found = f"layers {sorted(before)} in the lake, {sorted(again)} recorded again"
+        return [{"key": f"{cell.name}, similarity", "found": found}]
+    differences = {layer: _find_record_difference(before[layer], again[layer]) for layer in before}
+    where = f"{cell.name}, similarity of layer"
+    return [{"key": f"{where} {layer}", "found": found} for layer, found in differences.items() if found]
+
+
+def _find_record_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    from pipeline.lake.similarity_files import layer_record
     from pipeline.similarity.kernels import KernelStack, compare_kernels
     from pipeline.similarity.record import ComparedTokens
 
-    key = similarity_key(cell.checkpoint.model_key, cell.id, similarity.name)
-    problems = []
-    again = decode_rows(encode_records(now, {}))
-    for old, new in zip(decode_rows(lake.store.get(key)), again, strict=True):
-        where = f"{cell.name}, similarity of layer {old['layer']}"
-        first, second = layer_record(old), layer_record(new)
-        if old["tokens_digest"] != new["tokens_digest"] or (first is None) != (second is None):
-            problems.append({"key": where, "found": "different tokens, or geometry in only one of the two"})
-        elif first is not None and second is not None:
-            every = ComparedTokens.every(first.n_tokens)
-            value = compare_kernels(KernelStack([first], every), KernelStack([second], every)).value[0, 0]
-            equal = float((first.neighbours == second.neighbours).mean())
-            if value < 1 - RELATIVE_TOLERANCE or equal < 1 - NEIGHBOUR_TOLERANCE:
-                problems.append({"key": where, "found": f"CKA {value:.5f} and {equal:.1%} equal neighbours, not 1"})
-    return problems
+    first, second = layer_record(old), layer_record(new)
+    if old["tokens_digest"] != new["tokens_digest"] or (first is None) != (second is None):
+        return "different tokens, or geometry in only one of the two"
+    if first is None or second is None:
+        return None
+    every = ComparedTokens.every(first.n_tokens)
+    value = compare_kernels(KernelStack([first], every), KernelStack([second], every)).value[0, 0]
+    equal = float((first.neighbours == second.neighbours).mean())
+    if value >= 1 - RELATIVE_TOLERANCE and equal >= 1 - NEIGHBOUR_TOLERANCE:
+        return None
+    return f"CKA {value:.5f} and {equal:.1%} equal neighbours, not 1"
 
 
 def _differ(before: Any, now: Any) -> bool:

@@ -1,6 +1,7 @@
 """Similarity of layers in `compare`: equal to that of the two records, and a note wherever there is none."""
 
 import json
+import re
 
 import duckdb
 import numpy as np
@@ -106,6 +107,62 @@ def test_histories_with_ranks_have_the_imbalance_of_the_last_step(tmp_path):
     assert known.height == 2
     cells = load_records(ModelRows(open_lake(uri)).load(["a"]))
     assert all(record.ranks is None for cell in cells.values() for record in cell.layers.values())
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Two histories whose last common step is earlier on one corpus than on the other; the records have ranks."""
+    rows = [*history(seed=1, model="a"), *history(seed=2, model="b")]
+    other = {"corpus": "text:other", "contexts_digest": "other"}
+    short = [*history(seed=3, model="a", **other), *history(seed=4, model="b", **other)]
+    rows += [row for row in short if row["step"] <= claim_rows.STEPS[3]]
+    uri = finding_rows.commit(tmp_path_factory.mktemp("uneven"), rows).uri
+    size = Similarity(tokens=40, rank=8, neighbours=8, ranks=True)
+    query = "select cell_id, model, revision, step, corpus, corpus_sha256, kind, recipe, recipe_fingerprint from cells"
+    for cell in open_lake(uri).query_frame(query).to_dicts():
+        random = np.random.default_rng([cell["step"], ord(cell["model"])])
+        about = cell | {"tokenizer_digest": "t", "contexts_digest": "d", "tokens_digest": cell["corpus"]}
+        clouds = [random.standard_normal((40, 12)) for _ in range(4)]
+        data = encode_records(recorded_clouds.record_rows(clouds, about, size=size), {})
+        commit_records(Lake(uri), cell["cell_id"], cell["model"], size.name, data)
+    return open_lake(uri)
+
+
+def test_each_corpus_is_shown_at_its_own_last_common_step(uneven, shapelake, tmp_path):
+    page = tmp_path / "page.html"
+    _, printed, _ = shapelake("compare", "a", "b", "--lake", uneven.uri, "-o", page)
+    for name in ("anisotropy", "cka", "overlap_4"):
+        lines = [line for line in printed.splitlines() if line.split()[:1] == [name]]
+        assert ["text:book at step 16,000" in lines[0], "text:other at step 1,000" in lines[1]] == [True, True]
+    assert "shown: the last of each corpus, recipe and kind" in printed
+    assert "Similarity: text:other, quick@1, decoder, step 1,000" in page.read_text()
+    (table,) = re.findall("Similarity of corresponding layers; cka bound.*?</table>", page.read_text(), re.S)
+    assert table.count("text:other") == table.count("text:book") == 4
+
+
+def test_each_corpus_has_the_imbalance_of_its_last_common_step(uneven):
+    found = compare(uneven, "a", "b").similarity
+    known = found.filter(pl.col("imbalance").is_not_null()).select("corpus", "step").unique().sort("corpus")
+    assert known.rows() == [("text:book", LAST), ("text:other", claim_rows.STEPS[3])]
+
+
+def test_the_bound_of_the_cka_is_printed_beside_it(uneven, shapelake):
+    _, printed, _ = shapelake("compare", f"a@step{LAST}", f"b@step{LAST}", "--lake", uneven.uri)
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.startswith("  ")}
+    ends = compare(uneven, f"a@step{LAST}", f"b@step{LAST}").similarity.sort("cka")["cka_bound"]
+    assert re.findall(r"bound (\d\.\d{3}), in layer", lines["cka"]) == [f"{ends[0]:.3f}", f"{ends[-1]:.3f}"]
+    assert "bound" not in lines["overlap_4"]
+
+
+def test_records_of_two_neighbours_have_a_page_and_the_reason_of_their_nulls(tmp_path):
+    rows = [*history(seed=1, model="a"), *history(seed=2, model="b")]
+    uri = finding_rows.commit(tmp_path / "lake", [row for row in rows if row["step"] == LAST]).uri
+    for model in "ab":
+        record_cell(uri, model, LAST, Similarity(tokens=32, rank=8, neighbours=2))
+    found = compare(open_lake(uri), "a", "b")
+    page = write_comparison(found, tmp_path / "page.html", uri).read_text()
+    assert "unrelated layers have 0.000 (CKA)." in page
+    assert "on text:book, overlap_4 is null in 2 of 2 layers: the records have fewer neighbours" in found.notes
 
 
 @pytest.fixture(scope="module")

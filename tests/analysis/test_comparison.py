@@ -117,6 +117,35 @@ def test_equal_recipes_are_needed(tmp_path):
         compare(reader, "lab/a", "lab/b")
 
 
+def part(model, steps=claim_rows.STEPS, **changes):
+    return [row for row in history(model=model, **changes) if row["step"] in steps]
+
+
+def test_each_key_in_common_but_no_combination_is_refused_with_the_combination(tmp_path):
+    early, late, other = claim_rows.STEPS[:4], claim_rows.STEPS[4:], {"corpus": "text:wiki", "contexts_digest": "w"}
+    rows = [*part("a", early), *part("a", late, **other), *part("b", late), *part("b", early, **other)]
+    crossed = finding_rows.commit(tmp_path / "steps", rows)
+    steps = "corpus and step is on both sides: text:book 0, 64, 256, 1000; text:wiki 2000, 4000, 8000, 16000 against"
+    with pytest.raises(UsageError, match=f"no combination of {steps} text:book 2000"):
+        compare(crossed, "a", "b")
+    assert not compare(crossed, "a@step64", f"b@step{LAST}", [TEXT]).rows.is_empty()
+    kinds = [*part("a", (LAST,), kind="encoder"), *part("a", (LAST,), **other)]
+    kinds += [*part("b", (LAST,)), *part("b", (LAST,), kind="encoder", **other)]
+    stacks = "decoder text:wiki; encoder text:book against decoder text:book; encoder text:wiki"
+    with pytest.raises(UsageError, match=f"kind of layer stack and corpus is on both sides: {stacks}"):
+        compare(finding_rows.commit(tmp_path / "kinds", kinds), "a", "b")
+
+
+def test_only_combinations_that_both_sides_have_are_counted(tmp_path):
+    """A block of an encoder at another depth, on a corpus on which the other side has its decoder."""
+    odd = [row | {"depth": 0.33} for row in part("b", (LAST,), kind="encoder", corpus="text:wiki") if row["layer"] == 1]
+    rows = [*part("a", (LAST,)), *part("a", (LAST,), corpus="text:wiki")]
+    rows += [*part("a", (LAST,), kind="encoder", corpus="text:news"), *part("b", (LAST,)), *odd]
+    found = compare(finding_rows.commit(tmp_path, rows), "a", "b")
+    assert set(found.rows["corpus"]) == {TEXT}
+    assert not any("blocks" in note for note in found.notes)
+
+
 def test_no_difference_is_significant_in_five_percent(tmp_path):
     """Intervals of single layers of 30 pairs of equal models; errors are shared by layers, so pairs are the units."""
     members = [
@@ -169,6 +198,42 @@ def test_a_run_is_named_as_findings_print_it(stages):
         assert str(found.first) == first
     assert (found.first.stage, found.first.run) == ("2", "3")
     assert compare(stages, "olmo · 2 · 1", "olmo · 2 · 2").of == "histories"
+
+
+def test_findings_and_claims_print_names_that_compare_accepts(stages, shapelake):
+    for words in (("findings", "dome"), ("claims", "--models", "olmo")):
+        _, printed, _ = shapelake(*words, "--lake", stages.uri)
+        assert "  olmo · 2 · 3  " in printed
+    assert compare(stages, "olmo · 2 · 3", "y").first.run == "3"
+
+
+def test_a_kind_may_follow_the_model_as_peak_overlap_prints_it(stages):
+    plain = compare(stages, "olmo · 2 · 3", "y")
+    named = compare(stages, "olmo · decoder · 2 · 3", "y · decoder")
+    assert (named.first, named.second) == (plain.first, plain.second)
+    assert named.rows.equals(plain.rows)
+    assert compare(stages, f"y@step{LAST} · decoder", "olmo · 1").of == "checkpoints"
+    assert compute_population(stages, "olmo · decoder · 2 · 4").run.label == "olmo · 2 · 4"
+    for wrong in ("y · encoder", "y · decoder · 1", "olmo · 9"):
+        with pytest.raises(UsageError, match="has no such run") as error:
+            compare(stages, wrong, "olmo · 1")
+        assert "a run as MODEL · KIND · STAGE · RUN" in error.value.do
+
+
+def test_a_kind_selects_one_of_the_stacks_of_a_model(tmp_path):
+    wiki = {"kind": "encoder", "corpus": "text:wiki", "contexts_digest": "w"}
+    rows = [row for number, model in enumerate("ab") for row in history(seed=number, model=model)]
+    rows += [row for number, model in enumerate("ab") for row in history(seed=number, model=model, **wiki)]
+    reader = finding_rows.commit(tmp_path, rows)
+    found = compare(reader, "a · encoder", "b")
+    assert (str(found.first), str(found.second)) == ("a · encoder", "b")
+    assert set(found.rows["kind"]) == {"encoder"}
+    assert set(compare(reader, "a", "b").rows["kind"]) == {"decoder", "encoder"}
+    one = compare(reader, f"a@step{LAST} · encoder", "b").first
+    assert one.label == f"a@step{LAST} · encoder"
+    assert compare(reader, one.label, "b").first == one
+    with pytest.raises(UsageError, match="both sides are the same"):
+        compare(reader, "a", "a · encoder")
 
 
 def test_other_runs_of_the_same_model_are_its_population(stages):

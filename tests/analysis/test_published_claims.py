@@ -14,6 +14,8 @@ from pipeline.analysis import FINDINGS, settling, summarize_finding
 from pipeline.analysis.claim_registry import Limit, load_claims
 from pipeline.analysis.claim_tests import correct_holm, invert_interval
 from pipeline.analysis.published_claims import compute_claims, count_groups, judge_claims
+from pipeline.lake import Lake
+from pipeline.similarity.settings import Similarity
 from tests.support import claim_records, claim_rows, null_lakes, recorded_clouds
 from tests.support.claim_rows import RANDOM, flat, history, over_depth, over_training
 
@@ -358,6 +360,26 @@ def test_a_claim_about_similarity_says_what_the_lake_lacks(name):
     found = judge_claims(findings, count_groups(frame)).filter(claim=name)
     assert set(found["because"]) == {f"the claim needs {CLAIMS[name].needs}"}
     assert set(found["answer"]) == {"undecided"}
+
+
+def test_a_lake_whose_records_do_not_suffice_is_told_what_they_lack(tmp_path):
+    """Two tokenizers, lists of 2 neighbours, checkpoints without a step: the advice was to make records."""
+    rng, short = np.random.default_rng(0), Similarity(tokens=40, rank=8, neighbours=2)
+    rows = []
+    for model in "ab":
+        clouds = [rng.standard_normal((40, 8)) for _ in range(4)]
+        rows += recorded_clouds.add_cell(Lake(tmp_path), model, None, clouds, tokens_digest=model, size=short)
+    frame = recorded_clouds.frame(rows)
+    names = {"similarity", *(CLAIMS[name].finding for name in SIMILARITY)}
+    answers = judge_claims({name: FINDINGS[name].answer(frame) for name in names}, count_groups(frame))
+    for name, lack in {
+        "lower-layers-settle-first": "of four checkpoints with steps",
+        "overlap-profile": "of four blocks, with 4 or more neighbours per token",
+        "peak-layers-predict-each-other": "with one tokenizer on one text, with 4 or more neighbours per token",
+    }.items():
+        (because,) = answers.filter(claim=name)["because"].unique()
+        assert because.endswith(lack)
+        assert "add" not in because
 
 
 def test_a_history_that_a_finding_says_nothing_about_is_told_what_it_needs():

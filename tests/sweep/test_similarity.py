@@ -206,6 +206,22 @@ def test_recompute_compares_the_records(histories, tmp_path):
     assert "CKA" in found[0]["found"]
 
 
+def test_recompute_reports_damaged_records_beside_the_problems_of_verify(histories, tmp_path, shapelake):
+    lake = swept(histories, tmp_path / "here", SIMILARITY)
+    plan_of(histories, lake)
+    for key in lake.record_files().values():
+        path = Path(lake.uri) / key
+        data = path.read_bytes()
+        path.write_bytes(data[:1000] + b"oops" + data[1004:])
+    words = ("verify", "--lake", lake.uri, "--recompute", tmp_path / "here" / "sweep.yaml", "--json")
+    code, out, err = shapelake(*words)
+    assert (code, err.count("defect")) == (1, 0)
+    *plain, again = json.loads(out)
+    assert {problem["key"] for problem in plain} == {*lake.record_files().values()}
+    assert again["key"] in {problem["key"] for problem in plain}
+    assert again["found"] == "not compared with the records made again: changed since it was written"
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
