@@ -374,7 +374,7 @@ def test_a_lake_whose_records_do_not_suffice_is_told_what_they_lack(tmp_path):
     answers = judge_claims({name: FINDINGS[name].answer(frame) for name in names}, count_groups(frame))
     for name, lack in {
         "lower-layers-settle-first": "of four checkpoints with steps",
-        "overlap-profile": "of four blocks, with 16 or more neighbours per token",
+        "overlap-profile": "of four blocks, with 4 or more neighbours per token",
         "peak-layers-predict-each-other": "with one tokenizer on one text, with 4 or more neighbours per token",
     }.items():
         (because,) = answers.filter(claim=name)["because"].unique()
