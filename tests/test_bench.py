@@ -236,8 +236,8 @@ def test_layers_and_checkpoints_yield_every_row(published, monkeypatch):
 def test_similarity_rows_are_its_cost_and_the_matrices_of_a_history():
     model = Model(layers=2, dim=16, vocabulary=64, contexts=8, tokens=16, kept=8, moments=8, rounds=1)
     rows = list(similarity.rows(TINY._replace(model=model, full=False), "cpu"))
-    assert [row.reference for row in rows] == ["checkpoint, all metrics", "limit"]
-    assert [row.subject.n for row in rows] == [512, 12]
+    assert [row.reference for row in rows] == ["checkpoint, all metrics", "limit", "limit"]
+    assert [row.subject.n for row in rows] == [512, 12, 12]
     assert all(row.verdict is None for row in rows)
 
 

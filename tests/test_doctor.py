@@ -131,7 +131,7 @@ def test_no_faiss_is_a_note(monkeypatch):
 
 @pytest.mark.parametrize(
     ("cuda", "faiss_gpus", "state", "fact"),
-    [("12.9", 1, "fine", "1 GPUs"), ("13.0", 1, "note", "CUDA 12, torch for 13"), ("13.0", 0, "note", "no GPU")],
+    [("12.9", 1, "fine", "1 GPUs"), ("13.0", 1, "note", "CUDA 12, but torch for 13"), ("13.0", 0, "note", "no GPU")],
 )
 def test_faiss_for_gpus_beside_torch(monkeypatch, cuda, faiss_gpus, state, fact):
     add_gpu(monkeypatch, cuda, faiss_gpus)

@@ -105,6 +105,7 @@ def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
     if (match := re.fullmatch(pattern, name)) is None:
         return None
     try:
+        int(match.groupdict().get("stage") or 0)  # points of local folders are sorted by this number
         return parse_groups(match.groupdict())
     except (ValueError, ArithmeticError, LookupError) as error:
         found = f"it reads {match.groupdict()}, and step, tokens and stage must be numbers"
@@ -118,7 +119,7 @@ def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
     Decimal arithmetic makes 16.78B exactly 16,780,000,000, which a product of floats does not.
 
     Raises:
-        ValueError: step, tokens or stage is not a number.
+        ValueError: step or tokens is not a number.
     """
     if any(len(value) > GROUP_LENGTH_LIMIT for value in groups.values() if value):
         return None
@@ -126,9 +127,7 @@ def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
     counts = {kind: int(Decimal(count) * scale) for kind in ("tokens", "position") if (count := groups.get(kind))}
     step = int(digits) * (1000 if groups.get("kilo") else 1) if (digits := groups.get("step")) else None
     source, tokens, position = "name" if "tokens" in counts else None, counts.get("tokens"), counts.get("position")
-    stage = groups.get("stage")
-    int(stage or 0)  # points are sorted by this number
-    point = TrainingPoint(step, tokens, stage, groups.get("run"), source, position)
+    point = TrainingPoint(step, tokens, groups.get("stage"), groups.get("run"), source, position)
     return point if (point.step or 0) < STEP_LIMIT and all(n < TOKEN_LIMIT for n in counts.values()) else None
 
 

@@ -155,7 +155,7 @@ def test_the_checksum_detects_a_change_of_any_byte():
         changed[position] ^= 1
         if find_damage(bytes(changed)) is None:
             assert start <= position < start + len(checksum.KEY) + 2, "the key of the checksum; no number changed"
-    with pytest.raises(ValueError, match="blank"):
+    with pytest.raises(ValueError, match="zeros"):
         checksum.fill_checksum(SOUND)
 
 
