@@ -155,7 +155,7 @@ def build_figure_spec(
     if figure.over_training and chosen.step is not None:
         raise UsageError(f"figure {name} --step", "the figure shows all steps of training", "Leave --step out")
     if data.tables[figure.table].is_empty():
-        raise UsageError(f"figure {name}", f"the lake has no data for it ({figure.table})", figure.needs)
+        raise UsageError(f"figure {name}", "the lake has no data for it", figure.needs)
     shown = ChartContext.from_tables(data.charts)
     params = [
         {"name": "text", "value": shown.default_choice("text")},

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.model import load_model, module_building
+from tests.support import tiny_checkpoints as tiny
 from tests.support import tiny_models
 
 Saved = Callable[[str], Path]
@@ -264,3 +265,14 @@ def test_longest_context_runs_and_a_longer_one_does_not(name: str, saved: Saved)
 def test_a_profile_it_does_not_have(saved: Saved) -> None:
     with pytest.raises(CheckpointError, match="encoder of GPT2LMHeadModel: it has only decoder"):
         load_model(saved("gpt2"), "float32", "cpu").stack("encoder")
+
+
+def test_finite_weights_that_the_dtype_cannot_hold_are_named_with_a_dtype_that_can(tmp_path: Path) -> None:
+    """They used to be called NaN in the file, with the advice to fetch it again."""
+    folder = tiny.checkpoint(tmp_path / "step1", 0)
+    weights = load_file(folder / "model.safetensors")
+    weights["gpt_neox.layers.0.attention.dense.weight"][0, 0] = 1e6
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"1 tensors have finite values beyond 65,504(?s:.*)dtype: bfloat16"):
+        load_model(folder, "float16", "cpu")
+    assert load_model(folder, "bfloat16", "cpu").flags == ()
