@@ -1,6 +1,6 @@
 """Similarity records: their cost relative to a checkpoint, and the time of all step x step matrices of a history."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -25,8 +25,7 @@ GROUPS = 5
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     yield from _cost_of_records(scale, device)
     if device == "cpu":
-        yield _step_matrices(scale)
-        yield _step_matrices_of_moving_sinks(scale)
+        yield from _step_matrices(scale)
 
 
 def _cost_of_records(scale: Scale, device: str) -> Iterator[Comparison]:
@@ -49,23 +48,20 @@ def _cost_of_records(scale: Scale, device: str) -> Iterator[Comparison]:
     yield compared(subject, took["records"], "checkpoint, all metrics", took["checkpoint"], wanted, unit_on(device))
 
 
-def _step_matrices(scale: Scale) -> Comparison:
+def _step_matrices(scale: Scale) -> Iterator[Comparison]:
+    """Time the matrices of checkpoints with equal sinks, and of checkpoints with sinks of their own."""
     steps, layers = (PYTHIA_STEPS, PYTHIA_LAYERS) if scale.full else (12, 2)
     tokens = ComparedTokens(np.arange(512) * GROUPS // 512, np.ones(512, bool))
     history = [_random_record(seed) for seed in range(steps)]
-    took = interleaved({"matrices": timed(lambda: [_compare(history, tokens) for _ in range(layers)])}, 2)
-    work = f"step x step matrices of {layers} layers, CKA and overlap"
-    return within(Subject("similarity", work, steps), took["matrices"], 10.0, promised=scale.full)
-
-
-def _step_matrices_of_moving_sinks(scale: Scale) -> Comparison:
-    """Time the matrices if every checkpoint has sinks of its own, so that each pair has its own tokens."""
-    steps, layers = (PYTHIA_STEPS, PYTHIA_LAYERS) if scale.full else (12, 2)
-    history = [_random_record(seed) for seed in range(steps)]
     ordinary = np.random.default_rng(0).random((steps, 512)) > 0.01
-    took = interleaved({"matrices": timed(lambda: compare_masked_layers([(history, ordinary)] * layers))}, 2)
-    work = f"step x step matrices of {layers} layers, CKA, sinks of each checkpoint differ"
-    return within(Subject("similarity", work, steps), took["matrices"], 10.0, promised=scale.full)
+    compared_by: dict[str, Callable[[], object]] = {
+        "CKA and overlap": lambda: [_compare(history, tokens) for _ in range(layers)],
+        "CKA, sinks of each checkpoint differ": lambda: compare_masked_layers([(history, ordinary)] * layers),
+    }
+    for words, compute in compared_by.items():
+        took = interleaved({"matrices": timed(compute)}, 2)
+        subject = Subject("similarity", f"step x step matrices of {layers} layers, {words}", steps)
+        yield within(subject, took["matrices"], 10.0, promised=scale.full)
 
 
 def _compare(history: list[LayerRecord], tokens: ComparedTokens) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis.brief_rules import COUNTED, RULES, Row, count_rows, describe_rows
+from pipeline.analysis.frames import NAME_SEPARATOR
 from pipeline.analysis.trust import SOUND, WORST_FIRST
 
 KEYS = ("model", "decoder", "other_model", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
@@ -100,7 +101,7 @@ def _make_line(name: str, rows: Sequence[Row], several_recipes: bool) -> BriefLi
     models = [first[key] for key in ("model", "decoder", "other_model") if first.get(key)]
     parts = [first[key] for key in HISTORY_PARTS if first.get(key)]
     text = first["corpus"] + (f" {first['recipe']}" if several_recipes else "")
-    history = " · ".join([", ".join(models), *parts])
+    history = NAME_SEPARATOR.join([", ".join(models), *parts])
     described = (count_rows if name in COUNTED else describe_rows)(RULES[name], rows)
     return BriefLine(history, first.get("kind") or "", text, first.get("layer"), *described)
 

@@ -44,6 +44,11 @@ class Course(NamedTuple):
     bound: Float64[np.ndarray, " checkpoints"]
     """Largest difference of each similarity from the CKA of whole kernels; 0 for overlaps."""
 
+    @property
+    def largest_bound(self) -> float:
+        """Largest bound before the last checkpoint, at which a layer is compared with itself."""
+        return float(self.bound[:-1].max())
+
 
 def select_comparable(cells: Sequence[CellRecords]) -> Comparable:
     """Select the last checkpoint with geometry and enough ordinary tokens, and all that can be compared with it."""
@@ -104,19 +109,17 @@ def compare_checkpoints(
 ) -> list[Float64[np.ndarray, "checkpoints checkpoints"]]:
     """Return, for each of these layers, the CKA of every pair of checkpoints, on the tokens that are ordinary in both.
 
-    It is NaN for a pair without records of the layer, or with too few such tokens.
+    It is NaN for a pair without records of the layer, or with too few such tokens. Each layer is recorded at one
+    or more of the checkpoints.
     """
     recorded = [[i for i, cell in enumerate(cells) if layer in cell.layers] for layer in layers]
     parts = [
         ([cells[i].layers[layer] for i in at], np.stack([~cells[i].sinks for i in at]))
         for layer, at in zip(layers, recorded, strict=True)
-        if at
     ]
-    found = iter(compare_masked_layers(parts))
     matrices = [np.full((len(cells), len(cells)), np.nan) for _ in layers]
-    for matrix, at in zip(matrices, recorded, strict=True):
-        if at:
-            matrix[np.ix_(at, at)] = next(found)
+    for matrix, at, found in zip(matrices, recorded, compare_masked_layers(parts), strict=True):
+        matrix[np.ix_(at, at)] = found
     return matrices
 
 

@@ -17,6 +17,8 @@ HISTORY_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe")
 RUN_COLUMNS = ("model", "stage", "run")
 """Columns that identify a training run of a model. Stages count as separate runs, since the steps of one stage need not
 continue those of another."""
+NAME_SEPARATOR = " · "
+"""Text between the parts of the name of a run or a history."""
 LABEL_COLUMNS = ("revision", "step")
 METRICS_WITH_ERRORS = (
     *("anisotropy", "anisotropy_no_sink", "participation_ratio", "participation_ratio_no_sink"),
@@ -172,7 +174,7 @@ def run_name(*columns: str) -> pl.Expr:
 
     The default columns are model, stage and run.
     """
-    return pl.concat_str([pl.col(name) for name in columns or RUN_COLUMNS], separator=" · ", ignore_nulls=True)
+    return pl.concat_str([pl.col(name) for name in columns or RUN_COLUMNS], separator=NAME_SEPARATOR, ignore_nulls=True)
 
 
 def load_trained_blocks(lake: LakeOrFrame) -> pl.DataFrame:

@@ -176,7 +176,7 @@ def _summarize_courses(rows: pl.DataFrame, cells: list[CellRecords], measure: st
     clock = np.log2(rows["step"].to_numpy().astype(float) + 1)
     courses = [course for course in measure_courses(cells, measure) if len(course.at) >= MIN_CHECKPOINTS]
     whole: dict[str, Any] = {"rows": max(sum(len(course.at) for course in courses), 1)}
-    whole |= {"bound": max((float(course.bound[:-1].max()) for course in courses), default=None)}
+    whole |= {"bound": max((course.largest_bound for course in courses), default=None)}
     whole |= _judge_order(courses, clock, shared_tokens([cells[-1]]))
     return [whole, *(_summarize_block(course, rows, cells, measure) for course in courses)]
 
@@ -188,7 +188,7 @@ def _summarize_block(course: Course, rows: pl.DataFrame, cells: list[CellRecords
     steps = rows["step"].to_numpy().astype(float)
     rise = jackknife_estimate(course.value[-2] - course.value[0], course.without[:, -2] - course.without[:, 0])
     start = jackknife_estimate(course.value[0], course.without[:, 0])
-    row |= {"checkpoints": len(cells), "tokens": tokens.count, "bound": float(course.bound[:-1].max())}
+    row |= {"checkpoints": len(cells), "tokens": tokens.count, "bound": course.largest_bound}
     row |= estimate_columns("start", start)
     row |= _compare_ends(cells[0], cells[-1], course, tokens, measure) | _settling_columns(course, rows, steps)
     if not has_groups(tokens) or start.low is None or rise.low is None:
@@ -262,7 +262,7 @@ def _judge_order(
     parts = [fit_slope(courses, clock, group) for group in range(len(courses[0].without))]
     slope = jackknife_estimate(fit_slope(courses, clock), parts, SLOPE_LEVEL)
     row: dict[str, Any] = estimate_columns("slope", slope)
-    if max(float(course.bound[:-1].max()) for course in courses) > MAX_BOUND:
+    if max(course.largest_bound for course in courses) > MAX_BOUND:
         return row | {"verdict": TRUNCATED}
     if any(find_settling(course.value, clock[course.at]) > clock[course.at[-2]] for course in courses):
         return row | {"verdict": UNSETTLED}

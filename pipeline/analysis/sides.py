@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.frames import RUN_COLUMNS, run_name, select_history_rows
+from pipeline.analysis.frames import NAME_SEPARATOR, RUN_COLUMNS, run_name, select_history_rows
 from pipeline.analysis.model_batches import ModelRows, match_names
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 from pipeline.strict_model import suggest
 
 MAX_LISTED_RUNS = 8
-SEPARATOR = " · "
 Run = tuple[str, str | None, str | None]
 """Model, stage and run."""
 
@@ -42,7 +41,7 @@ class Side(NamedTuple):
         words = (self.model, self.kind, self.stage, self.run)
         if self.revision is not None:
             words = (f"{self.model}@{self.revision}", self.kind)
-        return SEPARATOR.join(word for word in words if word is not None)
+        return NAME_SEPARATOR.join(word for word in words if word is not None)
 
     def equals(self, other: "Side") -> bool:
         """Return True if both sides are the same, or one of them is a stack of the other."""
@@ -77,7 +76,7 @@ class Labels:
         known = text in self._models or text in self._runs
         if side := (None if known else self._find_stack(text)) or self._find(text):
             return side
-        name = text.partition(SEPARATOR)[0]
+        name = text.partition(NAME_SEPARATOR)[0]
         model = name.rpartition("@")[0] or name
         do = "Write MODEL, MODEL@REVISION, or a run as MODEL · KIND · STAGE · RUN without what it lacks"
         if model in self._models:
@@ -86,9 +85,9 @@ class Labels:
 
     def _find_stack(self, text: str) -> Side | None:
         """Return the side that a label with a kind names; None if its second word is no kind of the model."""
-        name, _, rest = text.partition(SEPARATOR)
-        kind, _, rest = rest.partition(SEPARATOR)
-        side = self._find(SEPARATOR.join(word for word in (name, rest) if word))
+        name, _, rest = text.partition(NAME_SEPARATOR)
+        kind, _, rest = rest.partition(NAME_SEPARATOR)
+        side = self._find(NAME_SEPARATOR.join(word for word in (name, rest) if word))
         if side is None or kind not in (kinds := self._kinds[side.model]):
             return None
         return side._replace(kind=kind if len(kinds) > 1 else None)

@@ -154,7 +154,7 @@ def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def is_tokenizer_file(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in TOKENIZER_PATTERNS)
+    return bool(_matching(frozenset((name,)), TOKENIZER_PATTERNS))
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:

@@ -8,6 +8,7 @@ import polars.selectors as cs
 
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
+    NAME_SEPARATOR,
     select_block_rows,
     select_history_rows,
     select_newest_rows,
@@ -64,7 +65,7 @@ class ChartTables(NamedTuple):
 
     `layer` is null for the mean over the blocks. A curve whose verdict is in PEAKLESS_VERDICTS has no row.
     """
-    similarity: pl.DataFrame
+    similarity_layers: pl.DataFrame
     """Similarity of all pairs of layers, per history and text at the newest checkpoint with similarity records."""
     settling: pl.DataFrame
     """CKA of each block with its own last state, per history, text and step with similarity records."""
@@ -147,14 +148,15 @@ class ChartRows:
 
 def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
     """Return ` · ` and the value of column `name` where `test` holds and the value is known, else an empty text."""
-    return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(" · ") + pl.col(name)).otherwise(pl.lit(""))
+    return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(NAME_SEPARATOR) + pl.col(name)).otherwise(pl.lit(""))
 
 
 def build_chart_tables(frame: pl.DataFrame, with_slow: bool = True) -> ChartTables:
     """Build the chart tables from the rows of `load_chart_rows`.
 
     Args:
-        with_slow: also fill `peaks`, `similarity` and `settling`, which take most of the time; else these are empty.
+        with_slow: also fill `peaks`, `similarity_layers` and `settling`, which take most of the time; if false, these
+            are empty.
     """
     trained, last = select_history_rows(frame), select_newest_rows(frame)
     labels = frame.select(*HISTORY_COLUMNS, *SERIES_KEYS[:2]).unique().sort(HISTORY_COLUMNS)

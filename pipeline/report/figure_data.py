@@ -70,7 +70,7 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
         "similarity_steps": lambda: step_matrices(rows),
         "settling": lambda: settling_curves(rows),
     }
-    drawn = {name: table for name, table in charts._asdict().items() if name not in ("similarity", "settling")}
+    drawn = {name: table for name, table in charts._asdict().items() if name not in similar}
     return FigureData(rows, charts, FigureTables(drawn | tables | _population(reader, options, rows), similar))
 
 

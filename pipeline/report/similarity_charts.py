@@ -58,7 +58,7 @@ def draw_layer_maps(shown: ChartContext) -> alt.VConcatChart:
 
 
 def _map_of_layers(measure: str) -> alt.LayerChart:
-    base = base_chart("similarity", "history", "text").transform_filter(f"datum.measure == '{measure}'")
+    base = base_chart("similarity_layers", "history", "text").transform_filter(f"datum.measure == '{measure}'")
     x = alt.X("other_layer:O", title="other layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
     tips = tooltips("layer", "other_layer", "value", "compared_tokens")
     return layer_charts(base.mark_rect(aria=False).encode(x, layer_axis(), SIMILARITY, tips), height=300, title=measure)

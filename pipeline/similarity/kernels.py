@@ -77,7 +77,6 @@ class KernelStack:
         return sums
 
 
-@on_one_blas_thread
 def kernel_products(first: KernelStack, second: KernelStack, errors: bool = True) -> Products:
     """Return the inner products of the U-centred kernels of every pair of layers, as an array of parts.
 
@@ -161,10 +160,9 @@ def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True
     """
     products = kernel_products(first, second, errors)
     if first is second:
-        squares = [np.einsum("pii->pi", products)] * 2
+        norms = [_norms(np.einsum("pii->pi", products), first, errors)] * 2
     else:
-        squares = [_squared_norms(stack, errors) for stack in (first, second)]
-    norms = [_norms(square, stack, errors) for square, stack in zip(squares, (first, second), strict=True)]
+        norms = [_norms(_squared_norms(stack, errors), stack, errors) for stack in (first, second)]
     values = products / (norms[0][:, :, None] * norms[1][:, None, :])
     slack = _angle(first.tails, norms[0][0])[:, None] + _angle(second.tails, norms[1][0])[None, :]
     angle = np.arccos(np.clip(values[0], -1, 1))

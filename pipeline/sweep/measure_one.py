@@ -132,8 +132,8 @@ def _kinds(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
         return checkpoint.kinds or ("decoder",)
     if kind not in checkpoint.kinds:
         do = f"Write --kind {checkpoint.kinds[0]}" if checkpoint.kinds else "Leave --kind out"
-        known = f"is a {' or '.join(checkpoint.kinds)}" if checkpoint.kinds else "states no kind"
-        raise UsageError(f"--kind {kind}", f"{checkpoint.label} {known}", do)
+        found = f"the kind of {checkpoint.label} is {' or '.join(checkpoint.kinds) or 'unknown'}"
+        raise UsageError(f"--kind {kind}", found, do)
     return (kind,)
 
 

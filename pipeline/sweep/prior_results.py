@@ -28,7 +28,7 @@ REASON_CODES = {
 
 
 class CommittedCell(NamedTuple):
-    """Those columns of a committed cell that a plan needs."""
+    """Columns of a committed cell that a plan needs."""
 
     content: str
     model: str

@@ -447,7 +447,7 @@ def test_matrices_of_masked_kernels_are_those_of_single_pairs():
 
 
 def test_a_rearrangement_without_values_says_why_and_has_nulls(tmp_path):
-    """It used to have NaN, and a wrong reason."""
+    """Such a row used to have NaN, and a wrong reason."""
     rng = np.random.default_rng(0)
     rows = made.add_cell(Lake(tmp_path), "m", 5, [cloud(rng, 40) for _ in range(5)], sinks=np.arange(40) < 8)
     row = compute_finding("rearrangement", made.frame(rows)).filter(measure="overlap_16").row(0, named=True)
